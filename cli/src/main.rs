@@ -1,0 +1,2 @@
+//! The `streampool` command.
+fn main() {}

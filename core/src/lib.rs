@@ -1,0 +1,16 @@
+//! The device-independent half of streampool.
+//!
+//! One idea a module: who may use a stream ([`slot`], [`lease`]), what is known to be done ([`timeline`]),
+//! what an operation must wait for ([`hazard`]), where bytes come from and when they may be used again
+//! ([`memory`]), how one program is compiled once ([`once`]), how a process forks and a device closes
+//! ([`gate`]), what a device must be able to do ([`driver`]) and in which language it is spoken to ([`op`]).
+//!
+//! Nothing here knows a device, and nothing here is `unsafe`.
+#![forbid(unsafe_code)]
+
+pub mod driver;
+pub mod error;
+pub mod op;
+pub mod timeline;
+
+pub use error::{Error, Result};

@@ -1,0 +1,8 @@
+//! The CPU device: the calling thread is the queue, and a submission has completed when it returns.
+//!
+//! [`kernel`] says what a kernel is; `kernels/` has one file per family of operations; `gemm/` the matrix products that
+//! decide the speed; [`team`] lends idle cores to one large call.
+
+pub mod kernel;
+mod kernels;
+pub mod team;
