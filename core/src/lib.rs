@@ -10,7 +10,9 @@
 
 pub mod driver;
 pub mod error;
+pub mod memory;
 pub mod op;
+mod sync;
 pub mod timeline;
 
 pub use error::{Error, Result};
