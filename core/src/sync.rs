@@ -4,7 +4,13 @@
 
 #[cfg(loom)]
 pub(crate) use loom::sync::{Arc, Mutex, MutexGuard, atomic};
+#[cfg(loom)]
+pub(crate) use loom::thread;
 #[cfg(shuttle)]
 pub(crate) use shuttle::sync::{Arc, Mutex, MutexGuard, atomic};
+#[cfg(shuttle)]
+pub(crate) use shuttle::thread;
 #[cfg(not(any(loom, shuttle)))]
 pub(crate) use std::sync::{Arc, Mutex, MutexGuard, atomic};
+#[cfg(not(any(loom, shuttle)))]
+pub(crate) use std::thread;

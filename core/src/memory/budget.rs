@@ -51,6 +51,13 @@ impl Budget {
         }
     }
 
+    /// Whether there is room for `bytes`, or will be if what moves goes back to the device and what is asked from it is refused.
+    /// Either is decided as soon as a call of the device returns.
+    pub(crate) fn may_find_room(&self, bytes: usize) -> bool {
+        let state = self.state();
+        bytes <= state.limit.saturating_sub(state.reserved - state.moving)
+    }
+
     /// A segment left its shelf.
     pub(crate) fn depart(&self, bytes: usize) {
         self.state().moving += bytes;

@@ -89,15 +89,18 @@ pub struct MemoryPool {
     shelves: Mutex<Shelves>,
 }
 
+/// Std's also where the rest is loom's, whose `Arc` cannot be a receiver. Nothing synchronises by this count.
+pub(crate) type SharedPool = std::sync::Arc<MemoryPool>;
+
 /// In the order in which several are locked.
 type Shelves = Arc<Vec<Arc<Shelf>>>;
 
 impl MemoryPool {
     /// The memory of the device behind `source`, for example an `Arc<dyn Driver>`.
-    pub fn new(source: impl Source, config: MemoryConfig) -> Arc<Self> {
+    pub fn new(source: impl Source, config: MemoryConfig) -> std::sync::Arc<Self> {
         let reported = source.memory_bytes();
         let limit = config.limit.unwrap_or(reported - reported / 10);
-        Arc::new(Self {
+        SharedPool::new(Self {
             source: std::sync::Arc::new(source),
             config,
             budget: Budget::new(limit),
@@ -109,7 +112,7 @@ impl MemoryPool {
     ///
     /// # Errors
     /// `is_invalid_argument` if the stream's number is 4,096 or more.
-    pub fn stream_cache(self: &Arc<Self>, stream: StreamId) -> Result<StreamCache> {
+    pub fn stream_cache(self: &std::sync::Arc<Self>, stream: StreamId) -> Result<StreamCache> {
         if stream.0 >= MAX_STREAMS {
             let most = MAX_STREAMS - 1;
             return Err(Error::invalid_argument(format!(
@@ -215,7 +218,10 @@ impl MemoryPool {
     }
 
     /// `look` with everything locked: the registry (so that no shelf is added), the shelves in order, the budget.
-    fn at_once<R>(&self, look: impl FnOnce(&mut [MutexGuard<'_, shelf::Bins>], &mut budget::State) -> R) -> R {
+    fn at_once<R>(
+        &self,
+        look: impl FnOnce(&mut [MutexGuard<'_, shelf::Bins>], &mut budget::State) -> R,
+    ) -> R {
         let registry = locked(&self.shelves);
         let mut bins: Vec<_> = registry.iter().map(|shelf| shelf.bins()).collect();
         look(&mut bins, &mut self.budget.state())

@@ -142,7 +142,8 @@ impl Shelf {
     pub(crate) fn strip(&self, bytes: usize, budget: &Budget) -> Vec<Slab> {
         let completed = self.source.completed(self.stream);
         let mut bins = self.bins();
-        let mut idle: Vec<(usize, u32)> = bins.slabs().filter(|(_, s)| s.is_idle(completed)).map(by_size).collect();
+        let mut idle: Vec<(usize, u32)> =
+            bins.slabs().filter(|(_, s)| s.is_idle(completed)).map(by_size).collect();
         idle.sort_unstable_by(|a, b| b.cmp(a));
         let mut got = 0;
         let mut slabs = Vec::new();
@@ -400,12 +401,20 @@ impl Bins {
                 Some(small) => self.small[small].iter().filter(|&&k| k == key).count(),
                 None => usize::from(self.large.contains(&(capacity, key))),
             };
-            assert_eq!(listed, usize::from(slab.cached() > 0), "a slab is listed once if it has cached blocks");
+            assert_eq!(
+                listed,
+                usize::from(slab.cached() > 0),
+                "a slab is listed once if it has cached blocks"
+            );
             let retired = self.retired.iter().filter(|r| r.key == key).count();
             assert_eq!(retired, slab.retired() as usize, "retired blocks of a slab");
         }
         let stats = &self.stats;
-        assert_eq!((stats.live, stats.cached, stats.retired), (live, cached, retired), "INV-7: live, cached, retired");
+        assert_eq!(
+            (stats.live, stats.cached, stats.retired),
+            (live, cached, retired),
+            "INV-7: live, cached, retired"
+        );
         assert_eq!(live + cached + retired, bytes, "INV-7: conservation");
         bytes
     }
