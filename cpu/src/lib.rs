@@ -3,6 +3,18 @@
 //! [`kernel`] says what a kernel is; `kernels/` has one file per family of operations; `gemm/` the matrix products that
 //! decide the speed; [`team`] lends idle cores to one large call.
 
+mod constants;
+mod cpuid;
+mod driver;
+mod evaluate;
+mod fork;
 pub mod kernel;
 mod kernels;
+mod memory;
+mod program;
+mod queue;
 pub mod team;
+
+pub use driver::{CpuConfig, CpuDriver};
+pub use evaluate::evaluate;
+pub use program::{CpuExecutable, Executor};
