@@ -5,4 +5,5 @@
 
 pub mod kernel;
 mod kernels;
+mod simd;
 pub mod team;
