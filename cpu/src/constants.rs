@@ -11,7 +11,7 @@ use crate::memory::HostMemory;
 
 /// The uploaded and packed forms of constants that live on a device.
 #[derive(Default)]
-pub struct Constants {
+pub(crate) struct Constants {
     uploaded: Mutex<HashMap<u64, Weak<HostMemory>>>,
     packs: Packs,
 }
@@ -30,9 +30,8 @@ impl Constants {
             return Ok(found);
         }
         let data = constant.data();
-        let memory = HostMemory::new(data.len()).map_err(|e| {
-            e.context(format_args!("uploading a constant of type {}", constant.ty()))
-        })?;
+        let memory = HostMemory::new(data.len())
+            .map_err(|e| e.context(format_args!("uploading a constant of type {}", constant.ty())))?;
         // SAFETY: freshly allocated with this very length, and not shared yet.
         unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), memory.as_ptr(), data.len()) };
         let memory = Arc::new(memory);

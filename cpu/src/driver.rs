@@ -39,14 +39,19 @@ impl CpuDriver {
         let cores = if config.cores == 0 { available } else { config.cores };
         let info = DeviceInfo {
             name: "cpu".into(),
-            description: crate::cpuid::describe(cores),
+            description: crate::processor::describe(cores),
             memory_bytes: memory_bytes(),
             host_memory: true,
             inline: true,
             // Nothing is ever in flight after a submission returned.
             queue_depth: u32::MAX as usize,
         };
-        Self { info, completed: Completed::default(), constants: Constants::default(), team: Arc::new(Team::default()) }
+        Self {
+            info,
+            completed: Completed::default(),
+            constants: Constants::default(),
+            team: Arc::new(Team::default()),
+        }
     }
 
     /// Compiles, keeping the type: for devices that run these programs in their own order.
@@ -129,7 +134,10 @@ impl Completed {
         let index = u64::from(stream.0) + 1;
         let segment = index.ilog2() as usize;
         let slot = self.segments.get(segment).ok_or_else(|| {
-            Error::invalid_argument(format!("cpu: stream {} is beyond the 65535 streams of a device", stream.0))
+            Error::invalid_argument(format!(
+                "cpu: stream {} is beyond the 65535 streams of a device",
+                stream.0
+            ))
         })?;
         let counters = slot.get_or_init(|| (0..1usize << segment).map(|_| Arc::default()).collect());
         Ok(&counters[(index - (1 << segment)) as usize])

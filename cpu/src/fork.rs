@@ -7,7 +7,7 @@ pub(crate) fn watch() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         #[cfg(unix)]
-        // SAFETY: the handler is a plain function that lives for ever and does only what is allowed after fork: atomic stores.
+        // SAFETY: the handler is a plain function that lives for ever and does only what is allowed after fork: an atomic store.
         // A failure (no memory for the registration) leaves the process without the check, which is no worse than not asking.
         unsafe {
             libc::pthread_atfork(None, None, Some(in_child));
@@ -18,8 +18,5 @@ pub(crate) fn watch() {
 /// Runs in the child, before `fork` returns there.
 #[cfg(unix)]
 extern "C" fn in_child() {
-    FORKED.store(true, std::sync::atomic::Ordering::Relaxed);
+    // Here `streampool_core::gate::forked_in_child()` is called.
 }
-
-/// Set in a forked child.
-pub(crate) static FORKED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);

@@ -4,15 +4,16 @@
 //! decide the speed; [`team`] lends idle cores to one large call.
 
 mod constants;
-mod cpuid;
 mod driver;
 mod evaluate;
 mod fork;
 pub mod kernel;
 mod kernels;
 mod memory;
+mod processor;
 mod program;
 mod queue;
+mod simd;
 pub mod team;
 
 pub use driver::{CpuConfig, CpuDriver};

@@ -69,15 +69,11 @@ pub(crate) fn memory_bytes() -> usize {
         let line = text.lines().find(|l| l.starts_with("MemTotal:"))?;
         line.split_whitespace().nth(1)?.parse::<usize>().ok()?.checked_mul(1024)
     });
-    [
-        total,
-        number("/sys/fs/cgroup/memory.max"),
-        number("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-    ]
-    .into_iter()
-    .flatten()
-    .min()
-    .unwrap_or(usize::MAX / 2)
+    [total, number("/sys/fs/cgroup/memory.max"), number("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(usize::MAX / 2)
 }
 
 #[cfg(test)]

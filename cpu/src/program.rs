@@ -278,7 +278,11 @@ fn check_step(program: &Program, step: &Step) -> Result<()> {
     for (i, operand) in step.inputs.iter().enumerate() {
         reads.push(extent(program, operand).map_err(|e| e.context(format_args!("input {i}")))?);
         if !step.op.takes_strided_input(i) && !operand.layout.is_contiguous() {
-            return fail(format!("input {i} of {} must be contiguous, it has layout {:?}", step.op.name(), operand.layout));
+            return fail(format!(
+                "input {i} of {} must be contiguous, it has layout {:?}",
+                step.op.name(),
+                operand.layout
+            ));
         }
     }
     let strided_output = matches!(step.op, Op::Copy(_) | Op::Fill(_));
@@ -372,7 +376,10 @@ fn extent(program: &Program, operand: &Operand) -> Result<Extent> {
     }
     let (low, high) = (low * size as i128, (high + 1) * size as i128);
     if low < 0 || high > bytes as i128 {
-        return fail(format!("{layout:?} of {} leaves the {bytes} bytes of {:?}", operand.dtype, operand.place));
+        return fail(format!(
+            "{layout:?} of {} leaves the {bytes} bytes of {:?}",
+            operand.dtype, operand.place
+        ));
     }
     Ok(Extent { base, start: first + low as usize, end: first + high as usize })
 }
