@@ -4,23 +4,24 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
+use streampool_core::op::HostTensor;
 use streampool_core::{Error, Result};
 use zip::result::ZipError;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
-use crate::{Array, Limits, read_npy, write_npy};
+use crate::{Limits, read_npy, write_npy};
 
 /// Named arrays in the file's order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Npz {
     /// Names are unique.
-    pub arrays: Vec<(String, Array)>,
+    pub arrays: Vec<(String, HostTensor)>,
 }
 
 impl Npz {
     /// The array of this name.
-    pub fn get(&self, name: &str) -> Option<&Array> {
+    pub fn get(&self, name: &str) -> Option<&HostTensor> {
         self.arrays.iter().find(|(n, _)| n == name).map(|(_, a)| a)
     }
 
@@ -78,7 +79,7 @@ pub fn read_from(mut from: impl Read + Seek, limits: Limits) -> Result<Npz> {
             return Err(Error::invalid_model(format!("two arrays are called '{name}'")));
         }
         let array = read_npy(&mut entry, left).map_err(|e| e.context(format_args!("array '{name}'")))?;
-        left -= array.data.len();
+        left -= array.bytes().len();
         out.arrays.push((name.to_owned(), array));
     }
     Ok(out)
@@ -87,10 +88,10 @@ pub fn read_from(mut from: impl Read + Seek, limits: Limits) -> Result<Npz> {
 /// Writes a `.npz` file that `numpy.load` reads, by way of a temporary file beside it: it is whole or not there.
 ///
 /// # Errors
-/// `is_io` with the path; `is_invalid_argument` for a name given twice or bytes that do not fit a type.
+/// `is_io` with the path; `is_invalid_argument` for a name given twice.
 pub fn write<'a>(
     path: impl AsRef<Path>,
-    arrays: impl IntoIterator<Item = (&'a str, &'a Array)>,
+    arrays: impl IntoIterator<Item = (&'a str, &'a HostTensor)>,
 ) -> Result<()> {
     let path = path.as_ref();
     let partial = path.with_extension(format!("partial-{}", std::process::id()));
@@ -113,7 +114,7 @@ pub fn write<'a>(
 /// As [`write`].
 pub fn write_to<'a>(
     to: impl Write + Seek,
-    arrays: impl IntoIterator<Item = (&'a str, &'a Array)>,
+    arrays: impl IntoIterator<Item = (&'a str, &'a HostTensor)>,
 ) -> Result<()> {
     let mut zip = ZipWriter::new(to);
     for (name, array) in arrays {
@@ -121,7 +122,7 @@ pub fn write_to<'a>(
             .compression_method(CompressionMethod::Deflated)
             .compression_level(Some(1))
             .last_modified_time(zip::DateTime::default())
-            .large_file(array.data.len() >= (u32::MAX / 2) as usize);
+            .large_file(array.bytes().len() >= (u32::MAX / 2) as usize);
         zip.start_file(format!("{name}.npy"), options).map_err(|e| match e {
             ZipError::InvalidArchive(text) => {
                 Error::invalid_argument(format!("array '{name}' cannot be added: {text}"))

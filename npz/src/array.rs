@@ -2,26 +2,17 @@
 
 use std::io::{Read, Write};
 
-use streampool_core::op::{DType, TensorType};
+use streampool_core::op::{DType, HostTensor};
 use streampool_core::{Error, Result};
 
 use crate::header;
-
-/// An array of the host: dtype, shape and row-major little-endian bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Array {
-    /// Dtype and shape.
-    pub ty: TensorType,
-    /// `ty.bytes()` of them.
-    pub data: Vec<u8>,
-}
 
 /// Reads one `.npy` array of at most `limit` bytes to the end of `from`.
 ///
 /// # Errors
 /// `is_invalid_model` for damaged, truncated or too large arrays, `is_unsupported` for dtypes that streampool has not and for
 /// pickles, `is_io` if the reader fails.
-pub fn read_npy(from: &mut impl Read, limit: usize) -> Result<Array> {
+pub fn read_npy(from: &mut impl Read, limit: usize) -> Result<HostTensor> {
     let header = header::read(from)?;
     let bytes = header.ty.bytes();
     if bytes > limit {
@@ -58,24 +49,16 @@ pub fn read_npy(from: &mut impl Read, limit: usize) -> Result<Array> {
         // NumPy counts any other byte as true; a Rust bool must be 0 or 1.
         data.iter_mut().for_each(|b| *b = u8::from(*b != 0));
     }
-    Ok(Array { ty: header.ty, data })
+    HostTensor::from_bytes(header.ty, &data)
 }
 
 /// Writes one array, row-major and little-endian.
 ///
 /// # Errors
-/// `is_invalid_argument` if the bytes do not fit the type, `is_io` if the writer fails.
-pub fn write_npy(to: &mut impl Write, array: &Array) -> Result<()> {
-    if array.data.len() != array.ty.bytes() {
-        return Err(Error::invalid_argument(format!(
-            "{} needs {} bytes, the array has {}",
-            array.ty,
-            array.ty.bytes(),
-            array.data.len()
-        )));
-    }
-    to.write_all(&header::write(&array.ty))
-        .and_then(|()| to.write_all(&array.data))
+/// `is_io` if the writer fails.
+pub fn write_npy(to: &mut impl Write, array: &HostTensor) -> Result<()> {
+    to.write_all(&header::write(array.ty()))
+        .and_then(|()| to.write_all(array.bytes()))
         .map_err(|e| Error::io(format!("cannot write: {e}")).caused_by(e))
 }
 
@@ -115,7 +98,7 @@ fn row_major(data: &[u8], shape: &[usize], size: usize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use streampool_core::op::Shape;
+    use streampool_core::op::{Shape, TensorType};
 
     #[test]
     fn fortran_order_becomes_row_major() {
@@ -157,7 +140,7 @@ mod tests {
         let ty = TensorType { dtype: DType::Bool, shape: Shape::new(&[4]) };
         let mut file = header::write(&ty);
         file.extend_from_slice(&[0, 1, 2, 255]);
-        assert_eq!(read_npy(&mut &file[..], 100).unwrap().data, [0, 1, 1, 1]);
+        assert_eq!(read_npy(&mut &file[..], 100).unwrap().bytes(), [0, 1, 1, 1]);
     }
 
     #[test]

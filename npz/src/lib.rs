@@ -11,7 +11,7 @@ mod array;
 mod header;
 
 pub use archive::{Npz, read, read_from, write, write_to};
-pub use array::{Array, read_npy, write_npy};
+pub use array::{read_npy, write_npy};
 
 /// What reading may cost.
 #[derive(Clone, Copy, Debug)]
