@@ -1,5 +1,8 @@
 //! One file per family of operations.
 
+#[allow(dead_code)]
+pub(crate) mod matmul;
+
 use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
