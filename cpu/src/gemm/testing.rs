@@ -191,6 +191,8 @@ impl Trial<'_> {
             packs: &packs,
         })
         .unwrap();
+        let empty = out.layout.shape.is_empty();
+        assert!(empty || self.packed.iter().all(|&i| kernel.holds_input(i)), "not packed");
         drop(constants);
         assert!(!kernel.describe().is_empty());
         let guard = 64;
@@ -205,7 +207,7 @@ impl Trial<'_> {
                 .inputs
                 .iter()
                 .enumerate()
-                .map(|(i, t)| if self.packed.contains(&i) { std::ptr::null() } else { t.data() })
+                .map(|(i, t)| if kernel.holds_input(i) { std::ptr::null() } else { t.data() })
                 .collect();
             let outputs = [out.words.as_mut_ptr().cast::<u8>()];
             kernel

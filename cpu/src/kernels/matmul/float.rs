@@ -220,7 +220,7 @@ fn packed_form(
 ) -> Arc<PackedB> {
     let mut hash = DefaultHasher::new();
     ("matmul b", width, layout).hash(&mut hash);
-    p.packs.get_or_pack(c.id(), hash.finish(), || {
+    p.packs.get_or_pack_sized(c.id(), hash.finish(), PackedB::bytes, || {
         let size = c.ty().dtype.size();
         // A slice of a mapped file may be unaligned.
         let copy;
@@ -308,6 +308,10 @@ impl Kernel for FloatMatMul {
 
     fn scratch_bytes(&self) -> usize {
         self.product.scratch_bytes().next_multiple_of(64) * self.members()
+    }
+
+    fn holds_input(&self, i: usize) -> bool {
+        i == 1 && self.packed.is_some()
     }
 
     fn describe(&self) -> String {

@@ -20,8 +20,8 @@ pub(super) struct IntegerMatMul {
     a_zero: Option<(usize, isize)>,
     /// Input and step per column.
     b_zero: Option<(usize, isize)>,
-    /// Offsets of A, B, and A's zero points.
-    batch: Batch<3>,
+    /// Offsets of A, B, and their zero points.
+    batch: Batch<4>,
 }
 
 /// Element `at` of an i8 or u8 array.
@@ -41,26 +41,22 @@ impl IntegerMatMul {
         let axes = views.batch.len();
         let a_zero = op.a_zero.then_some(2);
         let b_zero = op.b_zero.then_some(2 + usize::from(op.a_zero));
-        // Zero points of A: one, or one per row, which for a batch may be (m,) or (..., m, 1).
-        let mut zero_steps = vec![0; axes + 1];
-        if let Some(i) = a_zero {
-            let l = &p.inputs[i].layout;
-            let r = l.shape.rank();
-            if l.shape.len() > 1 && r == 1 {
-                zero_steps[axes] = l.strides[0];
-            } else if l.shape.len() > 1 {
-                // Axes before the last, aligned to the output's.
-                for axis in 0..r - 1 {
-                    if l.shape[axis] > 1 {
-                        zero_steps[axes + 1 - (r - 1) + axis] = l.strides[axis];
+        // Steps of zero points over the output's axes: one, one per row (m,) or column (n,), or with leading axes.
+        let zero_steps = |i: Option<usize>, axis: usize| {
+            let mut steps = vec![0; axes + 2];
+            if let Some(l) = i.map(|i| &p.inputs[i].layout).filter(|l| l.shape.len() > 1) {
+                let r = l.shape.rank();
+                if r == 1 {
+                    steps[axes + axis] = l.strides[0];
+                } else {
+                    for a in (0..r).filter(|&a| l.shape[a] > 1) {
+                        steps[axes + 2 - r + a] = l.strides[a];
                     }
                 }
             }
-        }
-        let b_step = b_zero.map(|i| {
-            let l = &p.inputs[i].layout;
-            (i, if l.shape.len() > 1 { l.strides[l.shape.rank() - 1] } else { 0 })
-        });
+            steps
+        };
+        let (za, zb) = (zero_steps(a_zero, 0), zero_steps(b_zero, 1));
         Ok(Self {
             m: views.m,
             n: views.n,
@@ -69,11 +65,11 @@ impl IntegerMatMul {
             b_dtype: p.inputs[1].dtype,
             a: steps(&views.a),
             b: steps(&views.b),
-            a_zero: a_zero.map(|i| (i, zero_steps[axes])),
-            b_zero: b_step,
+            a_zero: a_zero.map(|i| (i, za[axes])),
+            b_zero: b_zero.map(|i| (i, zb[axes + 1])),
             batch: Batch::new(
                 &views.batch,
-                [&views.a.strides[..axes], &views.b.strides[..axes], &zero_steps[..axes]],
+                [&views.a.strides[..axes], &views.b.strides[..axes], &za[..axes], &zb[..axes]],
             ),
         })
     }
@@ -94,23 +90,23 @@ impl Kernel for IntegerMatMul {
     unsafe fn run(&self, args: &Args<'_>) -> Result<()> {
         let (m, n, k) = (self.m, self.n, self.k);
         for g in 0..self.batch.len() {
-            let [a_at, b_at, zero_at] = self.batch.offsets(g);
+            let [a_at, b_at, za_at, zb_at] = self.batch.offsets(g);
             // SAFETY: offsets are inside the operands, for which the caller vouches; scratch holds `k * n` i32.
             let shared = unsafe {
                 let to = args.scratch.cast::<i32>();
                 let from = args.inputs[1].offset(b_at);
                 for p in 0..k {
                     for j in 0..n {
-                        let zero = self
-                            .b_zero
-                            .map_or(0, |(i, step)| read(self.b_dtype, args.inputs[i], j as isize * step));
+                        let zero = self.b_zero.map_or(0, |(i, step)| {
+                            read(self.b_dtype, args.inputs[i], zb_at + j as isize * step)
+                        });
                         let at = p as isize * self.b.0 + j as isize * self.b.1;
                         *to.add(p * n + j) = read(self.b_dtype, from, at) - zero;
                     }
                 }
                 Shared {
                     a: args.inputs[0].offset(a_at),
-                    a_zero: self.a_zero.map(|(i, _)| args.inputs[i].offset(zero_at)),
+                    a_zero: self.a_zero.map(|(i, _)| args.inputs[i].offset(za_at)),
                     b: to,
                     c: args.outputs[0].cast::<i32>().add(g * m * n),
                 }
