@@ -90,8 +90,7 @@ impl Home {
                 let program =
                     shared.programs.get_or_compile(&key, || shared.driver.compile(&build(name, &key, args, outputs)))?;
                 stream = shared.enter()?;
-                stream.remember_program(key, program.clone());
-                program
+                stream.remember_program(key, program)
             }
         };
         let mut slices: Vec<Slice<'_>> = Vec::with_capacity(args.len());

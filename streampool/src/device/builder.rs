@@ -1,13 +1,20 @@
 //! Opening a device.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Instant;
 
-use streampool_core::driver::Driver;
-use streampool_core::slot::Policy;
-use streampool_sim::SimConfig;
+use streampool_core::driver::{Driver, Segment};
+use streampool_core::gate::Gate;
+use streampool_core::memory::{MemoryConfig, MemoryPool};
+use streampool_core::slot::{Policy, PoolOptions, SlotPool};
+use streampool_core::timeline::{StreamId, Ticket};
+use streampool_cpu::{CpuConfig, CpuDriver};
+use streampool_sim::{SimConfig, SimDriver};
 
-use super::{Device, Shared};
+use super::models_gone::ModelsGone;
+use super::programs::Programs;
+use super::{Device, Shared, Stream};
 use crate::{Error, Result};
 
 /// Settings of a device that is to be opened.
@@ -73,6 +80,69 @@ impl DeviceBuilder {
     /// # Errors
     /// `is_unsupported` for a name that is no device here; `is_invalid_argument` for a pool size out of range.
     pub fn open(self) -> Result<Device> {
-        todo!()
+        let driver: Arc<dyn Driver> = match self.name.as_str() {
+            "cpu" => Arc::new(CpuDriver::new(CpuConfig { cores: self.cores.unwrap_or(0) })),
+            "sim" => Arc::new(SimDriver::new(self.sim)),
+            other => {
+                return Err(Error::unsupported(format!(
+                    "there is no device '{other}' here; devices of this build are: {}",
+                    Device::available().join(", ")
+                )));
+            }
+        };
+        Self::open_driver(driver, self.streams, self.policy, self.memory_limit)
+    }
+
+    fn open_driver(
+        driver: Arc<dyn Driver>,
+        streams: usize,
+        policy: Policy,
+        memory_limit: Option<usize>,
+    ) -> Result<Device> {
+        // The pool's factory needs the device that the pool is a part of.
+        let device: Arc<OnceLock<Weak<Shared>>> = Arc::default();
+        let whole = device.clone();
+        let options = PoolOptions::default().with_size(streams).with_policy(policy);
+        let pool = SlotPool::new(options, move |stream| match whole.get().and_then(Weak::upgrade) {
+            Some(shared) => Stream::open(&shared, stream),
+            None => Err(Error::shut_down("the device is gone")),
+        })?;
+        let source = Source { driver: driver.clone(), gate: Gate::open() };
+        let config = MemoryConfig { limit: memory_limit, ..MemoryConfig::default() };
+        let shared = Arc::new(Shared {
+            memory: MemoryPool::new(source, config),
+            driver,
+            pool,
+            programs: Programs::new(),
+            homes: Mutex::default(),
+            orphaned: AtomicBool::new(false),
+            models_gone: ModelsGone::default(),
+        });
+        let _ = device.set(Arc::downgrade(&shared));
+        Ok(Device::from_shared(shared))
+    }
+}
+
+/// The driver as core's memory sees it, with the fork gate in front.
+struct Source {
+    driver: Arc<dyn Driver>,
+    gate: Gate,
+}
+
+impl streampool_core::memory::Source for Source {
+    fn memory_bytes(&self) -> usize {
+        self.driver.info().memory_bytes
+    }
+    fn allocate(&self, bytes: usize) -> Result<Segment> {
+        self.driver.allocate(bytes)
+    }
+    fn completed(&self, stream: StreamId) -> u64 {
+        self.driver.completed(stream)
+    }
+    fn wait(&self, ticket: Ticket, deadline: Instant) -> Result<()> {
+        self.driver.wait(ticket, deadline)
+    }
+    fn abandoned(&self) -> bool {
+        self.gate.is_forked()
     }
 }

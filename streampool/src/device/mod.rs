@@ -2,6 +2,8 @@
 
 mod apply;
 mod builder;
+mod lease;
+mod models_gone;
 mod programs;
 mod storage;
 mod stream;
@@ -13,13 +15,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use streampool_core::driver::{DeviceInfo, Driver};
-use streampool_core::gate::Gate;
 use streampool_core::memory::MemoryPool;
-use streampool_core::slot::{Running, SlotPool};
+use streampool_core::slot::{Running, SlotPool, Stats};
 use streampool_core::timeline::StreamId;
 
 pub(crate) use apply::Arg;
 pub use builder::DeviceBuilder;
+pub use lease::StreamLease;
+use models_gone::ModelsGone;
 use programs::Programs;
 pub(crate) use storage::{Home, Storage};
 pub(crate) use stream::Stream;
@@ -46,14 +49,15 @@ struct Handle {
 /// What all handles, models and tensors of a device share. Read only on the hot path.
 pub(crate) struct Shared {
     pub(crate) driver: Arc<dyn Driver>,
-    pub(crate) pool: Arc<SlotPool<Stream>>,
+    pub(crate) pool: SlotPool<Stream>,
     pub(crate) memory: Arc<MemoryPool>,
-    pub(crate) gate: Arc<Gate>,
     pub(crate) programs: Programs,
     /// Every stream's home, so that it can be told whether tensors live.
     homes: std::sync::Mutex<Vec<Arc<Home>>>,
     /// Set when the last [`Handle`] is gone: from then on each dropped tensor looks whether it was the last one.
     orphaned: AtomicBool,
+    /// Models that are no more, for the streams' tables.
+    pub(crate) models_gone: ModelsGone,
 }
 
 impl Device {
@@ -65,6 +69,11 @@ impl Device {
     /// A simulated device with default settings: real results, adversarial completion order. For tests.
     pub fn sim() -> Result<Device> {
         Self::builder("sim").open()
+    }
+
+    /// Names of the devices that this build can open.
+    pub fn available() -> Vec<String> {
+        vec!["cpu".to_owned(), "sim".to_owned()]
     }
 
     /// A device by name: `"cpu"` or `"sim"`.
@@ -79,7 +88,7 @@ impl Device {
 
     pub(crate) fn from_shared(shared: Arc<Shared>) -> Device {
         // A home that belongs to no stream: for calls that start from the device itself.
-        let home = Arc::new(Home { device: shared, stream: StreamId(u32::MAX) });
+        let home = Home::new(shared, StreamId(u32::MAX));
         Device { handle: Arc::new(Handle { home }) }
     }
 
@@ -115,7 +124,7 @@ impl Device {
     /// Waits for all that every stream was given before this call. Other threads go on meanwhile.
     pub fn synchronize(&self) -> Result<()> {
         let shared = self.shared();
-        shared.gate.check()?;
+        shared.pool.gate().check()?;
         let deadline = Instant::now() + PATIENCE;
         for home in shared.homes() {
             if let Some(ticket) = home.submitted() {
@@ -123,6 +132,14 @@ impl Device {
             }
         }
         Ok(())
+    }
+
+    /// What the pool is doing: streams running, leased, bound, free, and who waits.
+    ///
+    /// # Errors
+    /// `is_forked` in the child of a fork.
+    pub fn pool_stats(&self) -> Result<Stats> {
+        self.shared().pool.stats()
     }
 
     /// Bytes live, cached, retired, reserved, the limit and the peaks.
@@ -142,7 +159,7 @@ impl Device {
 
     /// Gives idle memory back to the device.
     pub fn empty_cache(&self) -> Result<()> {
-        self.shared().gate.check()?;
+        self.shared().pool.gate().check()?;
         self.shared().memory.empty_cache();
         Ok(())
     }
@@ -180,8 +197,11 @@ impl Drop for Handle {
 
 impl Shared {
     /// The right to run on a stream: the calling thread's, or whatever the pool's policy gives.
+    #[inline]
     pub(crate) fn enter(&self) -> Result<Running<'_, Stream>> {
-        self.pool.enter()
+        let mut stream = self.pool.enter()?;
+        self.models_gone.sweep(&mut stream);
+        Ok(stream)
     }
 
     pub(crate) fn homes(&self) -> Vec<Arc<Home>> {
@@ -193,16 +213,32 @@ impl Shared {
     }
 
     fn close(&self, patience: Duration) -> Result<()> {
-        let streams = self.pool.close(Instant::now() + patience)?;
-        drop(streams);
+        let drained = self.pool.close(patience)?;
+        let running = drained.running.len();
+        // What was submitted is done before queues and memory go (INV-11).
+        let deadline = Instant::now() + patience;
+        for home in self.homes() {
+            if let Some(ticket) = home.submitted() {
+                // Errors of that work belong to those who wait for it; closing goes on.
+                let _ = self.driver.wait(ticket, deadline);
+            }
+        }
+        drop(drained);
+        if running > 0 {
+            return Err(Error::timeout(format!(
+                "close: {running} streams still run after {patience:?}; they are refused from now on, close again to wait longer"
+            )));
+        }
+        self.programs.clear();
         self.homes.lock().unwrap_or_else(|e| e.into_inner()).clear();
+        self.memory.empty_cache();
         Ok(())
     }
 
     /// Closes the device if the last handle and model are gone and no tensor lives. Whoever drops the last of them gets here after
     /// taking itself off its count, so of several that drop at once the last one sees that nothing is left.
     pub(crate) fn close_if_unused(&self) {
-        if !self.orphaned.load(Ordering::SeqCst) || self.gate.is_forked() {
+        if !self.orphaned.load(Ordering::SeqCst) || self.pool.gate().is_forked() {
             return;
         }
         if self.homes().iter().all(|home| home.live_tensors() == 0) {

@@ -2,29 +2,34 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use streampool_core::driver::{Bindings, Executable, Queue, Slice};
 use streampool_core::memory::{Block, StreamCache};
-use streampool_core::timeline::{StreamId, Ticket};
+use streampool_core::timeline::{StreamId, Submissions, Ticket};
 
 use super::programs::ProgramKey;
 use super::{Home, Shared, Storage};
 use crate::Result;
 use crate::model::Plans;
 
+/// Programs that a stream's table keeps; the device's cache keeps the rest.
+const TABLE: usize = 512;
+
 /// One stream of the device. Travels by value with the right to run; no part of it is shared or locked.
 pub(crate) struct Stream {
     queue: Box<dyn Queue>,
     cache: StreamCache,
     pub(crate) home: Arc<Home>,
-    /// Number of the last submission.
-    last: u64,
+    submissions: Submissions,
     /// Whether submissions have completed when they return.
     inline: bool,
     /// This stream's own table of programs, so that a warm call asks nobody.
-    pub(crate) programs: HashMap<ProgramKey, Arc<dyn Executable>>,
+    pub(crate) programs: HashMap<ProgramKey, Arc<Arc<dyn Executable>>>,
     /// Likewise for models.
     pub(crate) plans: Plans,
+    /// How many models were gone when this stream last let go of their plans.
+    pub(crate) models_swept: u64,
 }
 
 impl Stream {
@@ -35,10 +40,11 @@ impl Stream {
             queue: shared.driver.open_queue(stream)?,
             cache: shared.memory.stream_cache(stream)?,
             home,
-            last: 0,
+            submissions: Submissions::new(stream),
             inline: shared.driver.info().inline,
             programs: HashMap::new(),
             plans: Plans::default(),
+            models_swept: shared.models_gone.count(),
         })
     }
 
@@ -49,7 +55,12 @@ impl Stream {
 
     /// The last submission.
     pub(crate) fn last_ticket(&self) -> Option<Ticket> {
-        (self.last > 0).then_some(Ticket { stream: self.home.stream, number: self.last })
+        self.submissions.last()
+    }
+
+    /// Whether a host array can be bound as it is.
+    pub(crate) fn binds_host_memory(&self) -> bool {
+        self.inline
     }
 
     /// Makes later submissions wait for whatever writes `storage`, unless it is done or earlier on this very stream (INV-5).
@@ -67,25 +78,36 @@ impl Stream {
 
     /// Submits a program. `None` if it has completed already.
     pub(crate) fn launch(&mut self, program: &Arc<dyn Executable>, bindings: &Bindings<'_>) -> Result<Option<Ticket>> {
-        self.queue.launch(program, bindings, self.last + 1)?;
-        Ok(self.submitted())
+        let ticket = self.submissions.submit(|number| self.queue.launch(program, bindings, number))?;
+        Ok(self.pending(ticket))
     }
 
     /// Submits a copy from the host.
     pub(crate) fn write(&mut self, to: Slice<'_>, from: &[u8]) -> Result<Option<Ticket>> {
-        self.queue.write(to, from, self.last + 1)?;
-        Ok(self.submitted())
+        let ticket = self.submissions.submit(|number| self.queue.write(to, from, number))?;
+        Ok(self.pending(ticket))
     }
 
     /// Copies to the host after all that was submitted here.
-    pub(crate) fn read(&mut self, from: Slice<'_>, to: &mut [u8], deadline: std::time::Instant) -> Result<()> {
+    pub(crate) fn read(&mut self, from: Slice<'_>, to: &mut [u8], deadline: Instant) -> Result<()> {
         self.queue.read(from, to, deadline)
     }
 
-    fn submitted(&mut self) -> Option<Ticket> {
-        self.last += 1;
-        let ticket = Ticket { stream: self.home.stream, number: self.last };
+    fn pending(&mut self, ticket: Ticket) -> Option<Ticket> {
+        if self.inline {
+            return None;
+        }
         self.home.note_submitted(ticket);
-        (!self.inline).then_some(ticket)
+        Some(ticket)
+    }
+
+    /// Remembers a program for the next call. The outer `Arc` is this stream's own, so that using it moves no count of others.
+    pub(crate) fn remember_program(&mut self, key: ProgramKey, program: Arc<dyn Executable>) -> Arc<Arc<dyn Executable>> {
+        if self.programs.len() >= TABLE {
+            self.programs.clear();
+        }
+        let own = Arc::new(program);
+        self.programs.insert(key, own.clone());
+        own
     }
 }

@@ -60,6 +60,10 @@ pub struct Outputs<'m> {
 }
 
 impl<'m> Outputs<'m> {
+    pub(super) fn new(names: &'m [String], tensors: Vec<Tensor>) -> Self {
+        Self { names, tensors }
+    }
+
     /// The output of this name.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.names.iter().position(|n| n == name).map(|i| &self.tensors[i])

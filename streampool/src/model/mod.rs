@@ -7,10 +7,11 @@ mod run;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use streampool_core::once::OnceCache;
 use streampool_core::op::TensorType;
+use streampool_core::sync::Deadline;
 use streampool_graph as graph;
 
 pub use io::{Input, Outputs};
@@ -59,7 +60,7 @@ impl Model {
     }
 
     fn new(device: &Device, graph: graph::Model) -> Result<Model> {
-        device.shared().gate.check()?;
+        device.shared().pool.gate().check()?;
         // Taken at load time only.
         static NEXT: AtomicU64 = AtomicU64::new(1);
         if graph.inputs().len() > 64 {
@@ -96,8 +97,10 @@ impl Model {
 
     /// The plan for `key`: compiled once, however many threads ask; the others wait.
     fn compiled(&self, key: &PlanKey) -> Result<Arc<Compiled>> {
-        self.plans.get_or_compile(key, Instant::now() + COMPILE_PATIENCE, || {
-            Compiled::new(self.id, &self.graph, key, &*self.device.shared().driver)
+        self.plans.get_or_compile(key, Deadline::after(COMPILE_PATIENCE), || {
+            let compiled = Compiled::new(self.id, &self.graph, key, &*self.device.shared().driver)?;
+            let bytes = compiled.bytes();
+            Ok((Arc::new(compiled), bytes))
         })
     }
 }
@@ -110,6 +113,6 @@ impl std::fmt::Debug for Model {
 
 impl Drop for Model {
     fn drop(&mut self) {
-        self.device.shared().forget_model(self.id);
+        self.device.shared().models_gone.add(self.id);
     }
 }

@@ -30,7 +30,7 @@ impl Compiled {
     /// Plans and compiles.
     ///
     /// # Errors
-    /// Those of planning, and of the driver. [`NeedValues`] travels as an `Ok` of the inner result.
+    /// Those of planning, and of the driver.
     pub(crate) fn new(model: u64, graph: &graph::Model, key: &PlanKey, driver: &dyn Driver) -> Result<Self> {
         let inputs: Vec<graph::InputSpec> = key
             .types

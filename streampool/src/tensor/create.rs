@@ -23,6 +23,12 @@ impl Generator {
         Self { seed, calls: AtomicU64::new(0) }
     }
 
+    /// A state for a host-side generator, distinct for each call.
+    pub(crate) fn next_state(&self) -> u64 {
+        let [seed, call] = self.next_key();
+        (seed as u64).wrapping_mul(0xd134_2543_de82_ef95) ^ (call as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
     /// Seed and number of the next call, as the operation wants them.
     fn next_key(&self) -> [i64; 2] {
         [self.seed as i64, self.calls.fetch_add(1, Ordering::Relaxed) as i64]

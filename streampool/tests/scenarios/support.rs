@@ -15,7 +15,7 @@ pub(crate) fn on_every_device(streams: usize, scenario: fn(&Device) -> Result<()
                 scenario(&device)?;
                 // At the end of a row nothing is left: no thread runs, nothing is pending, every byte goes back.
                 device.synchronize()?;
-                let pool = device.pool_stats();
+                let pool = device.pool_stats()?;
                 assert_eq!((pool.running, pool.leased, pool.waiting), (0, 0, 0), "{name}: {pool:?}");
                 device.empty_cache()?;
                 let memory = device.memory_stats();
