@@ -1,6 +1,5 @@
 //! Blocks: the memory of a tensor or an arena.
 
-use super::locked;
 use super::shelf::{Shelf, Taken, Tickets};
 use crate::driver::{ALIGNMENT, Slice};
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -106,7 +105,7 @@ impl Block {
         if self.place.is_none() || self.home.source().completed(ticket.stream) >= ticket.number {
             return;
         }
-        let mut others = locked(&self.others);
+        let mut others = self.others.lock();
         match others.iter_mut().find(|t| t.stream == ticket.stream) {
             Some(known) => known.number = known.number.max(ticket.number),
             None => others.push(ticket),
@@ -115,7 +114,7 @@ impl Block {
 
     /// How many tickets of other streams are kept. For tests and statistics.
     pub fn tickets_kept(&self) -> usize {
-        locked(&self.others).len()
+        self.others.lock().len()
     }
 }
 
@@ -128,10 +127,7 @@ impl Drop for Block {
             std::mem::forget(self.home.clone());
             return;
         }
-        let mut tickets = match self.others.get_mut() {
-            Ok(tickets) => std::mem::take(tickets),
-            Err(poisoned) => std::mem::take(poisoned.into_inner()),
-        };
+        let mut tickets = std::mem::take(self.others.get_mut());
         // The device is asked before the shelf is locked. INV-6: what is not done now retires the block.
         tickets.retain(|t| source.completed(t.stream) < t.number);
         let own = self.own.load(Ordering::Relaxed);

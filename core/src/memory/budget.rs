@@ -8,7 +8,6 @@
 //! nothing -> pending -> reserved, on a shelf <-> reserved, moving -> nothing
 //! ```
 
-use super::locked;
 use crate::sync::{Mutex, MutexGuard};
 
 /// See the module's text.
@@ -35,7 +34,7 @@ impl Budget {
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        locked(&self.0)
+        self.0.lock()
     }
 
     /// Room for `bytes`, to be kept by [`Reservation::commit`] or given back by dropping it; else how many bytes are missing.
@@ -49,6 +48,13 @@ impl Budget {
             }
             sum => Err(sum.map_or(usize::MAX, |sum| sum - state.limit)),
         }
+    }
+
+    /// Whether there is room for `bytes`, or will be if what moves goes back to the device and what is asked from it is refused.
+    /// Either is decided as soon as a call of the device returns.
+    pub(crate) fn may_find_room(&self, bytes: usize) -> bool {
+        let state = self.state();
+        bytes <= state.limit.saturating_sub(state.reserved - state.moving)
     }
 
     /// A segment left its shelf.

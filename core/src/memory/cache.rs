@@ -5,21 +5,21 @@ use std::time::{Duration, Instant};
 use super::block::Block;
 use super::class::Class;
 use super::shelf::{Shelf, Taken};
-use super::{MemoryPool, StreamMemoryStats};
+use super::{SharedPool, StreamMemoryStats};
 use crate::error::Result;
 use crate::sync::Arc;
 use crate::timeline::StreamId;
 
 /// What the user of a stream allocates from. Owned by the stream's payload, so one thread at a time has it.
 ///
-/// Dropping it leaves what it cached to the pool: other streams, and [`MemoryPool::empty_cache`], can have it.
+/// Dropping it leaves what it cached to the pool: other streams, and [`MemoryPool::empty_cache`](super::MemoryPool::empty_cache), can have it.
 pub struct StreamCache {
-    pool: Arc<MemoryPool>,
+    pool: SharedPool,
     shelf: Arc<Shelf>,
 }
 
 impl StreamCache {
-    pub(crate) fn new(pool: Arc<MemoryPool>, shelf: Arc<Shelf>) -> Self {
+    pub(crate) fn new(pool: SharedPool, shelf: Arc<Shelf>) -> Self {
         Self { pool, shelf }
     }
 
@@ -29,7 +29,7 @@ impl StreamCache {
     }
 
     /// The pool that it draws on.
-    pub fn pool(&self) -> &Arc<MemoryPool> {
+    pub fn pool(&self) -> &std::sync::Arc<super::MemoryPool> {
         &self.pool
     }
 

@@ -78,7 +78,11 @@ mod tests {
             assert!(bytes == 1 || small == index || small == index + 1);
             (last, index) = (class.capacity, small);
             let waste = class.capacity - bytes;
-            assert!(waste < 64 || waste * 9 <= class.capacity, "{bytes} wastes {waste} of {}", class.capacity);
+            assert!(
+                waste < 64 || waste * 9 <= class.capacity,
+                "{bytes} wastes {waste} of {}",
+                class.capacity
+            );
         }
         assert_eq!((last, index), (SMALL_MAX, SMALL_CLASSES - 1));
     }

@@ -56,11 +56,6 @@ use crate::timeline::StreamId;
 use budget::Budget;
 use shelf::{MAX_STREAMS, Shelf};
 
-/// A lock that another thread's panic does not take away from the rest: states are left consistent before anything can panic.
-pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
 /// How the memory of a device behaves.
 #[derive(Clone, Debug)]
 pub struct MemoryConfig {
@@ -89,15 +84,18 @@ pub struct MemoryPool {
     shelves: Mutex<Shelves>,
 }
 
+/// Std's also where the rest is loom's, whose `Arc` cannot be a receiver. Nothing synchronises by this count.
+pub(crate) type SharedPool = std::sync::Arc<MemoryPool>;
+
 /// In the order in which several are locked.
 type Shelves = Arc<Vec<Arc<Shelf>>>;
 
 impl MemoryPool {
     /// The memory of the device behind `source`, for example an `Arc<dyn Driver>`.
-    pub fn new(source: impl Source, config: MemoryConfig) -> Arc<Self> {
+    pub fn new(source: impl Source, config: MemoryConfig) -> std::sync::Arc<Self> {
         let reported = source.memory_bytes();
         let limit = config.limit.unwrap_or(reported - reported / 10);
-        Arc::new(Self {
+        SharedPool::new(Self {
             source: std::sync::Arc::new(source),
             config,
             budget: Budget::new(limit),
@@ -109,7 +107,7 @@ impl MemoryPool {
     ///
     /// # Errors
     /// `is_invalid_argument` if the stream's number is 4,096 or more.
-    pub fn stream_cache(self: &Arc<Self>, stream: StreamId) -> Result<StreamCache> {
+    pub fn stream_cache(self: &std::sync::Arc<Self>, stream: StreamId) -> Result<StreamCache> {
         if stream.0 >= MAX_STREAMS {
             let most = MAX_STREAMS - 1;
             return Err(Error::invalid_argument(format!(
@@ -117,7 +115,7 @@ impl MemoryPool {
                 stream.0
             )));
         }
-        let mut shelves = locked(&self.shelves);
+        let mut shelves = self.shelves.lock();
         let known = shelves.iter().find(|shelf| shelf.stream() == stream).cloned();
         let shelf = known.unwrap_or_else(|| {
             let shelf = Arc::new(Shelf::new(stream, self.source.clone()));
@@ -215,13 +213,16 @@ impl MemoryPool {
     }
 
     /// `look` with everything locked: the registry (so that no shelf is added), the shelves in order, the budget.
-    fn at_once<R>(&self, look: impl FnOnce(&mut [MutexGuard<'_, shelf::Bins>], &mut budget::State) -> R) -> R {
-        let registry = locked(&self.shelves);
+    fn at_once<R>(
+        &self,
+        look: impl FnOnce(&mut [MutexGuard<'_, shelf::Bins>], &mut budget::State) -> R,
+    ) -> R {
+        let registry = self.shelves.lock();
         let mut bins: Vec<_> = registry.iter().map(|shelf| shelf.bins()).collect();
         look(&mut bins, &mut self.budget.state())
     }
 
     fn shelves(&self) -> Shelves {
-        locked(&self.shelves).clone()
+        self.shelves.lock().clone()
     }
 }

@@ -8,7 +8,7 @@ use super::slab::Slab;
 use super::stats::human;
 use super::{MemoryPool, StreamMemoryStats};
 use crate::error::{Error, Result};
-use crate::sync::Arc;
+use crate::sync::{Arc, thread};
 use crate::timeline::Ticket;
 
 /// Rounds of the ladder after which the deadline ends it also if there was something to free each time: other threads may be faster
@@ -21,7 +21,13 @@ const REFUSALS: u32 = 3;
 
 impl MemoryPool {
     /// Rungs 2 to 7. The caller looked at the own cache (rung 1) without success.
-    pub(super) fn reclaim(&self, own: &Arc<Shelf>, bytes: usize, class: Class, deadline: Instant) -> Result<Taken> {
+    pub(super) fn reclaim(
+        &self,
+        own: &Arc<Shelf>,
+        bytes: usize,
+        class: Class,
+        deadline: Instant,
+    ) -> Result<Taken> {
         if class.capacity > self.limit() {
             return Err(self.out_of_memory(own, bytes, ""));
         }
@@ -61,6 +67,11 @@ impl MemoryPool {
             // Rung 6.
             match self.wait_for_frees(own, class, missing, deadline) {
                 Waited::Freed => {}
+                // Segments on their way between the device and other shelves are in nobody's hands for a moment: what looks like
+                // no room may be room in the next one.
+                Waited::NothingHelps if refused.is_none() && self.budget.may_find_room(class.capacity) => {
+                    thread::yield_now()
+                }
                 Waited::NothingHelps => break,
                 Waited::Failed(error) if error.is_device_lost() => return Err(error),
                 Waited::Failed(error) => {

@@ -12,7 +12,6 @@ use smallvec::SmallVec;
 
 use super::budget::Budget;
 use super::class::{Class, SMALL_CLASSES, fits};
-use super::locked;
 use super::slab::Slab;
 use super::source::Source;
 use super::stats::StreamMemoryStats;
@@ -96,12 +95,12 @@ impl Shelf {
     }
 
     pub(crate) fn bins(&self) -> MutexGuard<'_, Bins> {
-        locked(&self.bins)
+        self.bins.lock()
     }
 
     /// The bins unless somebody has them just now.
     pub(crate) fn try_bins(&self) -> Option<MutexGuard<'_, Bins>> {
-        self.bins.try_lock().ok()
+        self.bins.try_lock()
     }
 
     /// Makes retired blocks whose tickets are done available again: `all`, or the oldest few. Whether there were any.
@@ -142,7 +141,8 @@ impl Shelf {
     pub(crate) fn strip(&self, bytes: usize, budget: &Budget) -> Vec<Slab> {
         let completed = self.source.completed(self.stream);
         let mut bins = self.bins();
-        let mut idle: Vec<(usize, u32)> = bins.slabs().filter(|(_, s)| s.is_idle(completed)).map(by_size).collect();
+        let mut idle: Vec<(usize, u32)> =
+            bins.slabs().filter(|(_, s)| s.is_idle(completed)).map(by_size).collect();
         idle.sort_unstable_by(|a, b| b.cmp(a));
         let mut got = 0;
         let mut slabs = Vec::new();
@@ -171,7 +171,7 @@ impl Drop for Shelf {
             self.sweep(true);
         }
         let completed = if abandoned { 0 } else { self.source.completed(self.stream) };
-        let Ok(bins) = self.bins.get_mut() else { return };
+        let bins = self.bins.get_mut();
         for slab in bins.slabs.drain(..).flatten() {
             if abandoned || !slab.is_idle(completed) {
                 std::mem::forget(slab);
@@ -400,12 +400,20 @@ impl Bins {
                 Some(small) => self.small[small].iter().filter(|&&k| k == key).count(),
                 None => usize::from(self.large.contains(&(capacity, key))),
             };
-            assert_eq!(listed, usize::from(slab.cached() > 0), "a slab is listed once if it has cached blocks");
+            assert_eq!(
+                listed,
+                usize::from(slab.cached() > 0),
+                "a slab is listed once if it has cached blocks"
+            );
             let retired = self.retired.iter().filter(|r| r.key == key).count();
             assert_eq!(retired, slab.retired() as usize, "retired blocks of a slab");
         }
         let stats = &self.stats;
-        assert_eq!((stats.live, stats.cached, stats.retired), (live, cached, retired), "INV-7: live, cached, retired");
+        assert_eq!(
+            (stats.live, stats.cached, stats.retired),
+            (live, cached, retired),
+            "INV-7: live, cached, retired"
+        );
         assert_eq!(live + cached + retired, bytes, "INV-7: conservation");
         bytes
     }

@@ -1,6 +1,5 @@
 //! Figures of a device's memory.
 
-
 /// A device's memory at one moment. All sizes in bytes; `live + cached + retired == reserved` (INV-7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -64,7 +63,6 @@ impl MemoryStats {
         self.out_of_memory += stream.out_of_memory;
     }
 }
-
 
 /// `bytes` for people: `"1.5 GiB"`, `"640 bytes"`.
 pub(crate) fn human(bytes: usize) -> String {
