@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// `Result` with streampool's [`Error`].
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a call did not do what was asked.
 ///

@@ -28,7 +28,7 @@
 //! let run = pool.enter()?;
 //! assert_eq!((run.stream().0, run.as_str()), (0, "the queue of stream 0"));
 //! # drop(run);
-//! # streampool_core::Result::Ok(())
+//! # Ok::<(), streampool_core::Error>(())
 //! ```
 
 mod binding;
