@@ -5,7 +5,7 @@ mod elementwise;
 mod host;
 mod lir;
 mod run;
-mod views;
+pub(crate) mod views;
 
 use std::collections::BTreeSet;
 use std::collections::HashMap;
@@ -17,6 +17,7 @@ use streampool_core::op::{Constant, Layout, Op, TensorType};
 pub(crate) use elementwise::Expr;
 pub(crate) use host::{HostTensor, evaluate, gather};
 pub(crate) use lir::{LNode, Lir, Source, Uses, View};
+pub(crate) use views::{axes, axis};
 
 /// Why lowering stopped.
 #[derive(Debug)]

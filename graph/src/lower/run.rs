@@ -93,3 +93,22 @@ impl Lower<'_> {
         Ok(())
     }
 }
+
+impl Lower<'_> {
+    /// Counts an iteration of a loop, so that endless loops with empty bodies end too.
+    pub(crate) fn count_iteration(&mut self) -> LResult<()> {
+        self.lowered += 1;
+        if self.lowered > MAX_NODES {
+            return Err(Error::unsupported(format!(
+                "the model unrolls to more than {MAX_NODES} nodes; run its loops with fewer iterations"
+            ))
+            .into());
+        }
+        Ok(())
+    }
+
+    /// Whether a view's value is known at plan time.
+    pub(crate) fn is_known(&self, v: &View) -> bool {
+        self.lir.constant(v).is_some()
+    }
+}
