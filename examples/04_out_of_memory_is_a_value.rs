@@ -8,7 +8,10 @@ fn main() -> Result<()> {
     assert!(error.is_out_of_memory());
     println!("{error}");
     // The device is as good as before.
-    println!("sum of a million ones: {}", Tensor::ones(&device, [1_000_000], DType::F32)?.sum(&[], false)?.item::<f32>()?);
+    println!(
+        "sum of a million ones: {}",
+        Tensor::ones(&device, [1_000_000], DType::F32)?.sum(&[], false)?.item::<f32>()?
+    );
     println!("{:#?}", device.memory_stats());
     Ok(())
 }

@@ -11,7 +11,7 @@
 //!         scope.spawn(|| model.run(&[("x", (&x).into())]).unwrap()[0].to_vec::<f32>());
 //!     }
 //! });
-//! # streampool::Result::Ok(())
+//! # Ok::<(), streampool::Error>(())
 //! ```
 //!
 //! A [`Device`] has a bounded pool of streams. Each thread that runs something has one for as long as it runs; when all are in use,

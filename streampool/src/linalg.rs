@@ -9,7 +9,8 @@ use crate::{Error, Result, Tensor};
 fn apply<const N: usize>(name: &str, op: Linalg, inputs: &[&Tensor]) -> Result<[Tensor; N]> {
     let dense: Vec<Tensor> = inputs.iter().map(|t| t.contiguous()).collect::<Result<_>>()?;
     let out = inputs[0].device_handle().apply(name, Op::Linalg(op), &dense.iter().collect::<Vec<_>>())?;
-    out.try_into().map_err(|_| Error::internal(format!("{name}: the operation gave another number of results")))
+    out.try_into()
+        .map_err(|_| Error::internal(format!("{name}: the operation gave another number of results")))
 }
 
 /// Lower triangular `l` with `a = l l^T`, for symmetric positive definite `a` (..., n, n).

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use streampool_core::driver::{Bindings, Executable, Slice};
+use streampool_core::driver::{Bindings, Slice};
 use streampool_core::op::{Constant, Copy, Layout, Op, Operand, Place, Port, Program, Step, TensorType};
 
 use super::programs::{OperandKey, ProgramKey, Recipe};
@@ -16,6 +16,8 @@ pub(crate) enum Arg<'a> {
     Tensor(&'a Tensor),
     /// A frozen weight.
     Constant(&'a Arc<Constant>),
+    /// A frozen matrix, read transposed.
+    Transposed(&'a Arc<Constant>),
 }
 
 impl Home {
@@ -67,7 +69,13 @@ impl Home {
         out.pop().ok_or_else(|| Error::internal("concat: the program has no result"))
     }
 
-    fn run_recipe(&self, name: &str, recipe: Recipe, args: &[Arg<'_>], outputs: &[TensorType]) -> Result<Vec<Tensor>> {
+    fn run_recipe(
+        &self,
+        name: &str,
+        recipe: Recipe,
+        args: &[Arg<'_>],
+        outputs: &[TensorType],
+    ) -> Result<Vec<Tensor>> {
         for arg in args {
             if let Arg::Tensor(t) = arg
                 && !t.device_handle().same_device(self)
@@ -87,8 +95,9 @@ impl Home {
             None => {
                 // A compile may take long and other threads may want this stream: leave it meanwhile.
                 drop(stream);
-                let program =
-                    shared.programs.get_or_compile(&key, || shared.driver.compile(&build(name, &key, args, outputs)))?;
+                let program = shared
+                    .programs
+                    .get_or_compile(&key, || shared.driver.compile(&build(name, &key, args, outputs)))?;
                 stream = shared.enter()?;
                 stream.remember_program(key, program)
             }
@@ -119,7 +128,11 @@ impl Home {
                 if let Some(ticket) = ticket {
                     block.record(ticket);
                 }
-                Tensor::new(Storage::new(block, ticket, &stream.home), ty.dtype, Layout::contiguous(ty.shape.clone()))
+                Tensor::new(
+                    Storage::new(block, ticket, &stream.home),
+                    ty.dtype,
+                    Layout::contiguous(ty.shape.clone()),
+                )
             })
             .collect();
         Ok(tensors)
@@ -131,6 +144,7 @@ impl Arg<'_> {
         match self {
             Arg::Tensor(t) => TensorType { dtype: t.dtype(), shape: t.shape() },
             Arg::Constant(c) => c.ty().clone(),
+            Arg::Transposed(c) => TensorType { dtype: c.ty().dtype, shape: transposed(c).shape },
         }
     }
 
@@ -138,8 +152,14 @@ impl Arg<'_> {
         match self {
             Arg::Tensor(t) => OperandKey::Tensor(t.dtype(), lowered(t.layout()).0),
             Arg::Constant(c) => OperandKey::Constant(c.id()),
+            Arg::Transposed(c) => OperandKey::Transposed(c.id()),
         }
     }
+}
+
+/// A matrix with its axes exchanged.
+fn transposed(matrix: &Constant) -> Layout {
+    Layout::contiguous(matrix.ty().shape.clone()).permute(&[1, 0])
 }
 
 /// The layout counted from the lowest element that the view touches, and that element: programs are shared by views that
@@ -171,12 +191,16 @@ fn build(name: &str, key: &ProgramKey, args: &[Arg<'_>], outputs: &[TensorType])
                 program.inputs.push(Port { dtype: t.dtype(), bytes: layout.end() * t.dtype().size() });
                 Operand { place: Place::Input(program.inputs.len() as u32 - 1), dtype: t.dtype(), layout }
             }
-            Arg::Constant(c) => {
+            Arg::Constant(c) | Arg::Transposed(c) => {
                 program.constants.push((*c).clone());
+                let layout = match arg {
+                    Arg::Transposed(_) => transposed(c),
+                    _ => Layout::contiguous(c.ty().shape.clone()),
+                };
                 Operand {
                     place: Place::Constant(program.constants.len() as u32 - 1),
                     dtype: c.ty().dtype,
-                    layout: Layout::contiguous(c.ty().shape.clone()),
+                    layout,
                 }
             }
         });
@@ -203,7 +227,12 @@ fn build(name: &str, key: &ProgramKey, args: &[Arg<'_>], outputs: &[TensorType])
                     let len = input.layout.shape[*axis];
                     region.layout = region.layout.slice(*axis, start, len, 1);
                     start += len;
-                    Step { name: name.to_owned(), op: Op::Copy(Copy), inputs: vec![input], outputs: vec![region] }
+                    Step {
+                        name: name.to_owned(),
+                        op: Op::Copy(Copy),
+                        inputs: vec![input],
+                        outputs: vec![region],
+                    }
                 })
                 .collect()
         }

@@ -154,7 +154,7 @@ impl Device {
 
     /// Starts the peaks of [`Device::memory_stats`] anew.
     pub fn reset_peak_memory_stats(&self) {
-        self.shared().memory.reset_peaks();
+        self.shared().memory.reset_peak();
     }
 
     /// Gives idle memory back to the device.

@@ -40,6 +40,8 @@ pub(crate) enum OperandKey {
     Tensor(DType, Layout),
     /// A frozen weight, by identity.
     Constant(u64),
+    /// A frozen matrix, read transposed.
+    Transposed(u64),
 }
 
 /// The device's programs: one compile per key, however many threads ask.

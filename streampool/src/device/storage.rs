@@ -1,7 +1,7 @@
 //! What tensors hold: a block, who wrote it, and the way back to the device.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_utils::CachePadded;
 use streampool_core::driver::Slice;
@@ -22,7 +22,7 @@ pub(crate) struct Home {
 #[derive(Default)]
 struct Own {
     tensors: AtomicUsize,
-    submitted: AtomicU64,
+    submitted: Mutex<Option<Ticket>>,
 }
 
 impl Home {
@@ -35,14 +35,13 @@ impl Home {
         self.own.tensors.load(Ordering::SeqCst)
     }
 
-    /// The last submission of this stream.
+    /// The last submission of this stream that may not have completed.
     pub(crate) fn submitted(&self) -> Option<Ticket> {
-        let number = self.own.submitted.load(Ordering::Acquire);
-        (number > 0).then_some(Ticket { stream: self.stream, number })
+        *self.own.submitted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn note_submitted(&self, ticket: Ticket) {
-        self.own.submitted.store(ticket.number, Ordering::Release);
+        *self.own.submitted.lock().unwrap_or_else(PoisonError::into_inner) = Some(ticket);
     }
 
     pub(crate) fn same_device(&self, other: &Home) -> bool {

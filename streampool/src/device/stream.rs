@@ -77,7 +77,11 @@ impl Stream {
     }
 
     /// Submits a program. `None` if it has completed already.
-    pub(crate) fn launch(&mut self, program: &Arc<dyn Executable>, bindings: &Bindings<'_>) -> Result<Option<Ticket>> {
+    pub(crate) fn launch(
+        &mut self,
+        program: &Arc<dyn Executable>,
+        bindings: &Bindings<'_>,
+    ) -> Result<Option<Ticket>> {
         let ticket = self.submissions.submit(|number| self.queue.launch(program, bindings, number))?;
         Ok(self.pending(ticket))
     }
@@ -102,7 +106,11 @@ impl Stream {
     }
 
     /// Remembers a program for the next call. The outer `Arc` is this stream's own, so that using it moves no count of others.
-    pub(crate) fn remember_program(&mut self, key: ProgramKey, program: Arc<dyn Executable>) -> Arc<Arc<dyn Executable>> {
+    pub(crate) fn remember_program(
+        &mut self,
+        key: ProgramKey,
+        program: Arc<dyn Executable>,
+    ) -> Arc<Arc<dyn Executable>> {
         if self.programs.len() >= TABLE {
             self.programs.clear();
         }

@@ -95,7 +95,8 @@ impl Index<&str> for Outputs<'_> {
     /// # Panics
     /// If there is no output of this name; [`Outputs::get`] does not.
     fn index(&self, name: &str) -> &Tensor {
-        self.get(name).unwrap_or_else(|| panic!("no output named '{name}'; there are: {}", self.names.join(", ")))
+        self.get(name)
+            .unwrap_or_else(|| panic!("no output named '{name}'; there are: {}", self.names.join(", ")))
     }
 }
 

@@ -64,7 +64,10 @@ impl Model {
         // Taken at load time only.
         static NEXT: AtomicU64 = AtomicU64::new(1);
         if graph.inputs().len() > 64 {
-            return Err(Error::unsupported(format!("the model has {} inputs; up to 64 are possible", graph.inputs().len())));
+            return Err(Error::unsupported(format!(
+                "the model has {} inputs; up to 64 are possible",
+                graph.inputs().len()
+            )));
         }
         Ok(Model {
             device: device.clone(),

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use streampool_core::driver::{Driver, Executable};
 use streampool_core::op::TensorType;
 use streampool_graph as graph;
@@ -36,9 +37,24 @@ impl Compiled {
             .types
             .iter()
             .zip(&key.values)
-            .map(|(ty, value)| graph::InputSpec { ty: ty.clone(), value: value.clone() })
+            .map(|(ty, value)| {
+                let spec = graph::InputSpec::new(ty.clone());
+                match value {
+                    Some(bytes) => spec.with_value(Bytes::copy_from_slice(bytes)),
+                    None => spec,
+                }
+            })
             .collect();
-        let plan = graph.plan(&inputs)?;
+        let plan = match graph.plan(&inputs)? {
+            graph::Planned::Plan(plan) => *plan,
+            graph::Planned::NeedValues(which) => {
+                let names: Vec<&str> = which.iter().map(|&i| graph.inputs()[i].name.as_str()).collect();
+                return Err(Error::invalid_argument(format!(
+                    "a plan depends on the values of the inputs '{}', not only on their shapes: run the model on them",
+                    names.join("', '")
+                )));
+            }
+        };
         let executable = driver.compile(&plan.program)?;
         Ok(Self { model, key: key.clone(), plan: Arc::new(plan), executable })
     }
@@ -51,7 +67,12 @@ impl Compiled {
     fn fits(&self, model: u64, inputs: &[Input<'_>], values: &[Option<Vec<u8>>]) -> bool {
         self.model == model
             && self.key.types.len() == inputs.len()
-            && self.key.types.iter().zip(inputs).all(|(ty, i)| ty.dtype == i.dtype() && *ty.shape == *i.shape())
+            && self
+                .key
+                .types
+                .iter()
+                .zip(inputs)
+                .all(|(ty, i)| ty.dtype == i.dtype() && *ty.shape == *i.shape())
             && self.key.values.iter().zip(values).all(|(a, b)| a == b)
     }
 }

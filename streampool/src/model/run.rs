@@ -133,13 +133,14 @@ impl Model {
         let key = PlanKey { types, values };
         match self.compiled(&key) {
             Ok(compiled) => Ok(Planned::Ready(compiled)),
-            Err(e) => match self.graph.value_inputs() {
-                needed if needed & !self.value_inputs.load(Ordering::Acquire) != 0 => {
-                    self.value_inputs.fetch_or(needed, Ordering::AcqRel);
-                    Ok(Planned::NowKeyedByValue)
+            Err(e) => {
+                // Planning may have found that it needs values: then plans are keyed by them from now on.
+                let needed = self.graph.value_inputs().iter().fold(0, |mask, &i| mask | 1 << i);
+                match needed & !self.value_inputs.fetch_or(needed, Ordering::AcqRel) {
+                    0 => Err(e),
+                    _ => Ok(Planned::NowKeyedByValue),
                 }
-                _ => Err(e),
-            },
+            }
         }
     }
 
@@ -166,10 +167,10 @@ fn launch(
     inputs: &[Input<'_>],
     dense: &[(usize, Tensor)],
 ) -> Result<Vec<Tensor>> {
-    let outputs = compiled.plan.outputs();
+    let outputs = &compiled.plan.outputs;
     let blocks: SmallVec<[Block; 4]> =
-        outputs.iter().map(|o| stream.alloc(o.ty.bytes())).collect::<Result<_>>()?;
-    let arena = stream.alloc(compiled.plan.program().arena_bytes)?;
+        outputs.iter().map(|(_, ty)| stream.alloc(ty.bytes())).collect::<Result<_>>()?;
+    let arena = stream.alloc(compiled.plan.program.arena_bytes)?;
     let direct = stream.binds_host_memory();
     // Host arrays that the device cannot read where they are.
     let mut staged: SmallVec<[Block; 2]> = SmallVec::new();
@@ -188,7 +189,9 @@ fn launch(
     let mut sources: SmallVec<[Slice<'_>; 4]> = SmallVec::new();
     for (i, input) in inputs.iter().enumerate() {
         sources.push(match input {
-            Input::Host { dtype, bytes, .. } if direct && bytes.as_ptr().addr().is_multiple_of(dtype.size()) => {
+            Input::Host { dtype, bytes, .. }
+                if direct && bytes.as_ptr().addr().is_multiple_of(dtype.size()) =>
+            {
                 Slice::host(bytes)
             }
             Input::Host { .. } => match next_staged.next() {
@@ -219,12 +222,12 @@ fn launch(
     Ok(blocks
         .into_iter()
         .zip(outputs)
-        .map(|(block, output)| {
+        .map(|(block, (_, ty))| {
             if let Some(ticket) = ticket {
                 block.record(ticket);
             }
             let storage = Storage::new(block, ticket, &stream.home);
-            Tensor::new(storage, output.ty.dtype, Layout::contiguous(output.ty.shape.clone()))
+            Tensor::new(storage, ty.dtype, Layout::contiguous(ty.shape.clone()))
         })
         .collect())
 }

@@ -41,7 +41,12 @@ impl Conv {
         Self::from_weights(&weight, bias.as_ref(), options, spatial)
     }
 
-    fn from_weights(weight: &HostTensor, bias: Option<&HostTensor>, options: ConvOptions, spatial: usize) -> Result<Self> {
+    fn from_weights(
+        weight: &HostTensor,
+        bias: Option<&HostTensor>,
+        options: ConvOptions,
+        spatial: usize,
+    ) -> Result<Self> {
         let shape = &weight.ty().shape;
         if shape.rank() != spatial + 2 {
             return Err(Error::invalid_argument(format!(

@@ -22,7 +22,9 @@ impl Embedding {
     pub fn from_weights(table: &HostTensor) -> Result<Self> {
         let shape = &table.ty().shape;
         if shape.rank() != 2 {
-            return Err(Error::invalid_argument(format!("Embedding: the table has shape {shape}, needs (vocabulary, width)")));
+            return Err(Error::invalid_argument(format!(
+                "Embedding: the table has shape {shape}, needs (vocabulary, width)"
+            )));
         }
         expect("Embedding table", table, shape)?;
         Ok(Self { table: freeze(table) })

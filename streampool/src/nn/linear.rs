@@ -1,6 +1,6 @@
 //! A fully connected layer.
 
-use streampool_core::op::{Layout, MatMul, Op};
+use streampool_core::op::{MatMul, Op};
 
 use super::{Module, Weight, expect, expect_dtype, freeze, uniform};
 use crate::device::Arg;
@@ -9,7 +9,7 @@ use crate::{Generator, HostTensor, Result, Tensor};
 /// `y = x @ weight^T + bias`: (..., in) to (..., out).
 #[derive(Clone, Debug)]
 pub struct Linear {
-    /// Transposed to (in, out), as the product reads it.
+    /// (out, in), as PyTorch has it; the product reads it transposed.
     weight: Weight,
     bias: Option<Weight>,
     sizes: (usize, usize),
@@ -28,15 +28,16 @@ impl Linear {
     pub fn from_weights(weight: &HostTensor, bias: Option<&HostTensor>) -> Result<Self> {
         let shape = &weight.ty().shape;
         if shape.rank() != 2 {
-            return Err(crate::Error::invalid_argument(format!("Linear: the weight has shape {shape}, needs (out, in)")));
+            return Err(crate::Error::invalid_argument(format!(
+                "Linear: the weight has shape {shape}, needs (out, in)"
+            )));
         }
         let (outputs, inputs) = (shape[0], shape[1]);
         expect("Linear weight", weight, &[outputs, inputs])?;
         if let Some(bias) = bias {
             expect("Linear bias", bias, &[outputs])?;
         }
-        let weight = weight.gathered(&Layout::contiguous(shape.clone()).permute(&[1, 0]));
-        Ok(Self { weight: freeze(&weight), bias: bias.map(freeze), sizes: (inputs, outputs) })
+        Ok(Self { weight: freeze(weight), bias: bias.map(freeze), sizes: (inputs, outputs) })
     }
 
     /// Length of the last axis that goes in and that comes out.
@@ -56,7 +57,7 @@ impl Module for Linear {
             x
         };
         let op = Op::MatMul(MatMul { bias: self.bias.is_some(), ..MatMul::default() });
-        let mut args = vec![Arg::Tensor(x2), Arg::Constant(&self.weight)];
+        let mut args = vec![Arg::Tensor(x2), Arg::Transposed(&self.weight)];
         args.extend(self.bias.as_ref().map(Arg::Constant));
         let y = x.device_handle().apply_args1("Linear", op, &args)?;
         if x.rank() == 1 { y.squeeze(0) } else { Ok(y) }

@@ -75,5 +75,8 @@ pub(crate) fn expect_dtype(name: &str, x: &Tensor, dtype: DType) -> Result<()> {
     if x.dtype() == dtype {
         return Ok(());
     }
-    Err(Error::invalid_argument(format!("{name}: the input is {}, the weights are {dtype}; cast the input", x.dtype())))
+    Err(Error::invalid_argument(format!(
+        "{name}: the input is {}, the weights are {dtype}; cast the input",
+        x.dtype()
+    )))
 }

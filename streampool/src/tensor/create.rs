@@ -83,13 +83,23 @@ impl Tensor {
     }
 
     /// Normal random numbers (mean 0, standard deviation 1) of a float dtype.
-    pub fn randn(device: &Device, shape: impl Into<Shape>, dtype: DType, generator: &Generator) -> Result<Tensor> {
+    pub fn randn(
+        device: &Device,
+        shape: impl Into<Shape>,
+        dtype: DType,
+        generator: &Generator,
+    ) -> Result<Tensor> {
         let normal = Distribution::Normal { mean: F32::new(0.0), std: F32::new(1.0) };
         Self::random(device, shape.into(), dtype, normal, generator, "randn")
     }
 
     /// Uniform random numbers in [0, 1) of a float dtype.
-    pub fn rand(device: &Device, shape: impl Into<Shape>, dtype: DType, generator: &Generator) -> Result<Tensor> {
+    pub fn rand(
+        device: &Device,
+        shape: impl Into<Shape>,
+        dtype: DType,
+        generator: &Generator,
+    ) -> Result<Tensor> {
         let uniform = Distribution::Uniform { low: F32::new(0.0), high: F32::new(1.0) };
         Self::random(device, shape.into(), dtype, uniform, generator, "rand")
     }

@@ -21,7 +21,10 @@ impl Tensor {
     /// Rows of this (vocabulary, width) table at `indices` of any shape.
     pub fn embedding(&self, indices: &Tensor) -> Result<Tensor> {
         if self.rank() != 2 {
-            return Err(Error::invalid_argument(format!("embedding: the table has shape {}, needs rank 2", self.shape())));
+            return Err(Error::invalid_argument(format!(
+                "embedding: the table has shape {}, needs rank 2",
+                self.shape()
+            )));
         }
         self.device_handle().apply1("embedding", Op::Gather(Gather { axis: 0 }), &[self, indices])
     }
@@ -29,8 +32,10 @@ impl Tensor {
     /// The `k` greatest (or least) elements along `axis` in order, and their indices (int64).
     pub fn topk(&self, k: usize, axis: isize, largest: bool) -> Result<(Tensor, Tensor)> {
         let axis = axis_of(axis, self.rank(), "topk")?;
-        let mut out =
-            self.device_handle().apply("topk", Op::TopK(TopK { k, axis, largest, sorted: true }), &[self])?.into_iter();
+        let mut out = self
+            .device_handle()
+            .apply("topk", Op::TopK(TopK { k, axis, largest, sorted: true }), &[self])?
+            .into_iter();
         match (out.next(), out.next()) {
             (Some(values), Some(indices)) => Ok((values, indices)),
             _ => Err(Error::internal("topk: the operation gave fewer than two results")),

@@ -110,9 +110,19 @@ impl Tensor {
         self.pool("avg_pool", PoolKind::Average { count_pad: true }, kernel, stride, padding)
     }
 
-    fn pool(&self, name: &str, kind: PoolKind, kernel: usize, stride: usize, padding: usize) -> Result<Tensor> {
+    fn pool(
+        &self,
+        name: &str,
+        kind: PoolKind,
+        kernel: usize,
+        stride: usize,
+        padding: usize,
+    ) -> Result<Tensor> {
         let spatial = self.rank().checked_sub(2).filter(|&s| s > 0).ok_or_else(|| {
-            Error::invalid_argument(format!("{name}: needs (batch, channels, spatial...), got {}", self.shape()))
+            Error::invalid_argument(format!(
+                "{name}: needs (batch, channels, spatial...), got {}",
+                self.shape()
+            ))
         })?;
         let op = Pool {
             kind,

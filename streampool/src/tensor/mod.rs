@@ -109,7 +109,11 @@ impl Tensor {
     /// The one element of a tensor that has one.
     pub fn item<T: Element>(&self) -> Result<T> {
         if self.numel() != 1 {
-            return Err(Error::invalid_argument(format!("item: shape {} has {} elements, not one", self.shape(), self.numel())));
+            return Err(Error::invalid_argument(format!(
+                "item: shape {} has {} elements, not one",
+                self.shape(),
+                self.numel()
+            )));
         }
         Ok(self.to_vec::<T>()?[0])
     }

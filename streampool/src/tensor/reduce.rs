@@ -1,6 +1,8 @@
 //! Reductions, softmax and normalisation.
 
-use streampool_core::op::{ArgReduce, Cumulative, CumulativeKind, DType, F32, LayerNorm, Op, Reduce, ReduceKind, Softmax};
+use streampool_core::op::{
+    ArgReduce, Cumulative, CumulativeKind, DType, F32, LayerNorm, Op, Reduce, ReduceKind, Softmax,
+};
 
 use super::{Tensor, axis_of};
 use crate::{Error, Result};
@@ -88,7 +90,11 @@ impl Tensor {
 
     fn arg_reduce(&self, max: bool, axis: isize, keep_dims: bool, name: &str) -> Result<Tensor> {
         let axis = axis_of(axis, self.rank(), name)?;
-        self.device_handle().apply1(name, Op::ArgReduce(ArgReduce { max, axis, keep_dims, last: false }), &[self])
+        self.device_handle().apply1(
+            name,
+            Op::ArgReduce(ArgReduce { max, axis, keep_dims, last: false }),
+            &[self],
+        )
     }
 
     /// Running sum along `axis`.
@@ -113,7 +119,13 @@ impl Tensor {
     /// Normalises over the last `axes` axes to mean 0 and variance 1, then scales and shifts.
     ///
     /// `weight` and `bias` have the shape of those axes.
-    pub fn layer_norm(&self, axes: usize, weight: Option<&Tensor>, bias: Option<&Tensor>, epsilon: f32) -> Result<Tensor> {
+    pub fn layer_norm(
+        &self,
+        axes: usize,
+        weight: Option<&Tensor>,
+        bias: Option<&Tensor>,
+        epsilon: f32,
+    ) -> Result<Tensor> {
         if axes == 0 || axes > self.rank() {
             return Err(Error::invalid_argument(format!(
                 "layer_norm: {axes} axes of a tensor of shape {} cannot be normalised; between 1 and {} are possible",

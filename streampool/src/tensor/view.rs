@@ -51,7 +51,9 @@ impl Tensor {
         match self.rank() {
             0 | 1 => Ok(self.clone()),
             2 => self.transpose(0, 1),
-            r => Err(Error::invalid_argument(format!("t: needs a tensor of rank 2 at most, got rank {r}; use transpose(-2, -1)"))),
+            r => Err(Error::invalid_argument(format!(
+                "t: needs a tensor of rank 2 at most, got rank {r}; use transpose(-2, -1)"
+            ))),
         }
     }
 
@@ -92,7 +94,9 @@ impl Tensor {
     pub fn slice(&self, axis: isize, start: isize, end: isize, step: isize) -> Result<Tensor> {
         let axis = axis_of(axis, self.rank(), "slice")?;
         if step == 0 {
-            return Err(Error::invalid_argument("slice: the step is 0; use 1 for every element or -1 to reverse"));
+            return Err(Error::invalid_argument(
+                "slice: the step is 0; use 1 for every element or -1 to reverse",
+            ));
         }
         let len = self.shape()[axis] as isize;
         let wrap = |p: isize| if p < 0 { p.saturating_add(len) } else { p };

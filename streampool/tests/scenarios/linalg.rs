@@ -32,7 +32,8 @@ fn decompose(device: &Device, seed: u64) -> Result<()> {
     assert!(relative(&linalg::inv(&positive)?.mm(&positive)?, &identity)? < 1e-4);
     let d = randn(device, &[3, 3], seed + 2)?;
     let e = d.to_vec::<f32>()?;
-    let by_hand = e[0] * (e[4] * e[8] - e[5] * e[7]) - e[1] * (e[3] * e[8] - e[5] * e[6]) + e[2] * (e[3] * e[7] - e[4] * e[6]);
+    let by_hand = e[0] * (e[4] * e[8] - e[5] * e[7]) - e[1] * (e[3] * e[8] - e[5] * e[6])
+        + e[2] * (e[3] * e[7] - e[4] * e[6]);
     assert!((linalg::det(&d)?.item::<f32>()? - by_hand).abs() <= 1e-4 * by_hand.abs().max(1.0));
     Ok(())
 }

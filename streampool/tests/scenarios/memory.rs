@@ -18,7 +18,7 @@ fn a_huge_request_fails_alone() {
                             let x = randn(device, &[64, 64], t * 100 + i)?;
                             assert!(x.mm(&x)?.to_vec::<f32>()?.iter().all(|v| v.is_finite()));
                         }
-                        streampool::Result::Ok(())
+                        Ok::<(), streampool::Error>(())
                     })
                 })
                 .collect();
@@ -26,7 +26,10 @@ fn a_huge_request_fails_alone() {
                 let error = Tensor::zeros(device, [25usize << 30], DType::F32).unwrap_err();
                 assert!(error.is_out_of_memory(), "{error}");
                 for fact in ["107374182400", "67108864"] {
-                    assert!(error.to_string().contains(fact), "the text names what was asked and the limit: {error}");
+                    assert!(
+                        error.to_string().contains(fact),
+                        "the text names what was asked and the limit: {error}"
+                    );
                 }
             }
             for worker in normal {
@@ -42,7 +45,8 @@ fn three_cycles_of_holding_and_working_end_where_they_began() {
     on_every_device(16, |device| {
         let start = device.memory_stats().live;
         for cycle in 0..3u64 {
-            let held: Vec<_> = (0..8).map(|i| randn(device, &[256, 256], cycle * 10 + i)).collect::<Result<_, _>>()?;
+            let held: Vec<_> =
+                (0..8).map(|i| randn(device, &[256, 256], cycle * 10 + i)).collect::<Result<_, _>>()?;
             assert!(device.memory_stats().live >= start + 8 * 256 * 256 * 4);
             std::thread::scope(|scope| {
                 for t in 0..4u64 {
@@ -70,7 +74,7 @@ fn what_one_stream_cached_serves_another() {
             // Nearly the whole budget, then nothing.
             let big = Tensor::zeros(&device, [7usize << 20], DType::F32)?;
             drop(big);
-            streampool::Result::Ok(())
+            Ok::<(), streampool::Error>(())
         };
         for _ in 0..3 {
             std::thread::scope(|scope| scope.spawn(use_up).join().unwrap()).unwrap();

@@ -123,7 +123,9 @@ fn a_device_wide_wait_does_not_stop_workers() {
             let workers: Vec<_> = (0..8u64)
                 .map(|t| {
                     let device = device.clone();
-                    scope.spawn(move || (0..50).map(|i| mm(&device, 64, t * 100 + i)).collect::<Result<Vec<_>>>())
+                    scope.spawn(move || {
+                        (0..50).map(|i| mm(&device, 64, t * 100 + i)).collect::<Result<Vec<_>>>()
+                    })
                 })
                 .collect();
             for _ in 0..10 {
