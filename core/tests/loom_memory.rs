@@ -2,11 +2,11 @@
 //! `RUSTFLAGS="--cfg loom" cargo test -p streampool-core --release --test loom_memory -- --nocapture`.
 #![cfg(loom)]
 
-use std::sync::atomic::{AtomicU64 as Count, AtomicUsize as StdUsize, Ordering as StdOrdering};
+use std::sync::atomic::{AtomicU64 as Count, Ordering as StdOrdering};
 use std::time::Instant;
 
 use loom::cell::UnsafeCell;
-use loom::sync::atomic::{AtomicU64, Ordering};
+use loom::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use loom::thread;
 use streampool_core::driver::Segment;
 use streampool_core::memory::{MemoryConfig, MemoryPool, Source, StreamCache};
@@ -40,7 +40,8 @@ fn explore(name: &str, preemptions: Option<usize>, body: impl Fn() + Send + Sync
 /// A device of addresses, and for each the bytes behind it as loom sees them.
 struct Fake {
     limit: usize,
-    used: StdUsize,
+    /// Loom's, so that another thread can look between the free of a segment and what follows.
+    used: AtomicUsize,
     next: Count,
     completed: [AtomicU64; 3],
     refuse_first: bool,
@@ -54,7 +55,7 @@ struct Owner(Device, usize);
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        self.0.0.used.fetch_sub(self.1, StdOrdering::Relaxed);
+        self.0.0.used.fetch_sub(self.1, Ordering::Relaxed);
     }
 }
 
@@ -62,7 +63,7 @@ impl Device {
     fn new(limit: usize, refuse_first: bool) -> Self {
         Self(std::sync::Arc::new(Fake {
             limit,
-            used: StdUsize::new(0),
+            used: AtomicUsize::new(0),
             next: Count::new(1 << 20),
             completed: std::array::from_fn(|_| AtomicU64::new(0)),
             refuse_first,
@@ -71,7 +72,7 @@ impl Device {
     }
 
     fn used(&self) -> usize {
-        self.0.used.load(StdOrdering::Relaxed)
+        self.0.used.load(Ordering::Relaxed)
     }
 
     /// A device's signal: all that the work did is visible to who sees the number.
@@ -89,7 +90,7 @@ impl Source for Device {
         if self.0.calls.fetch_add(1, StdOrdering::Relaxed) == 0 && self.0.refuse_first {
             return Err(Error::out_of_memory("refused"));
         }
-        let used = self.0.used.fetch_add(bytes, StdOrdering::Relaxed) + bytes;
+        let used = self.0.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
         assert!(used <= self.0.limit, "the budget was exceeded");
         let from = self.0.next.fetch_add(bytes as u64, StdOrdering::Relaxed);
         Ok(Segment::new(from, bytes, Box::new(Owner(self.clone(), bytes))))
