@@ -66,31 +66,27 @@ pub(super) fn lay_out(lir: &Lir, bound: &HashMap<u32, u32>) -> Memory {
     let mut in_place = 0;
     for (at, node) in nodes.iter().enumerate() {
         if let Some(input) = reusable(lir, node, at, &last_read, &writers, &groups, &leader) {
-            let (from, to) = (leader[input], node.outputs[0].buf as usize);
+            let (from, to) = (find(&leader, input), node.outputs[0].buf as usize);
             let (Some(a), Some(b)) = (groups[from], groups[to]) else { continue };
             groups[to] = Some(Group { first: a.first.min(b.first), last: a.last.max(b.last), ..b });
             groups[from] = None;
-            for l in &mut leader {
-                if *l == from {
-                    *l = to;
-                }
-            }
+            leader[from] = to;
             in_place += 1;
         }
     }
     let mut arena: Vec<(usize, Group)> =
         groups.iter().enumerate().filter_map(|(i, g)| g.filter(|g| g.output.is_none()).map(|g| (i, g))).collect();
     let (offsets, arena_bytes) = offsets(&mut arena);
-    let places = (0..count)
-        .map(|b| {
-            let l = leader[b];
-            let group = groups[l]?;
-            Some(match group.output {
-                Some(n) => Place::Output(n),
-                None => Place::Arena(offsets[&l]),
-            })
-        })
-        .collect();
+    let mut places = vec![None; count];
+    for b in (0..count).rev() {
+        let l = find(&leader, b);
+        // Shortens the way for earlier buffers of a long chain.
+        leader[b] = l;
+        places[b] = groups[l].map(|group| match group.output {
+            Some(n) => Place::Output(n),
+            None => Place::Arena(offsets[&l]),
+        });
+    }
     Memory { places, arena_bytes, naive_bytes, in_place }
 }
 
@@ -116,13 +112,21 @@ fn reusable(
             && lir.is_whole(v)
             && v.shape().len() == out.shape().len()
             && v.dtype.size() == out.dtype.size()
-            && groups[leader[b]].is_some_and(|g| g.output.is_none());
+            && groups[find(leader, b)].is_some_and(|g| g.output.is_none());
         // Other operands may read the same memory only element for element.
         let alone = node.inputs.iter().enumerate().all(|(j, w)| {
-            j == i || leader[w.buf as usize] != leader[b] || (matches!(node.op, Op::Map(_)) && lir.is_whole(w) && w.shape() == v.shape())
+            j == i || find(leader, w.buf as usize) != find(leader, b) || (matches!(node.op, Op::Map(_)) && lir.is_whole(w) && w.shape() == v.shape())
         });
         (fits && alone).then_some(b)
     })
+}
+
+/// The group of a buffer.
+fn find(leader: &[usize], mut b: usize) -> usize {
+    while leader[b] != b {
+        b = leader[b];
+    }
+    b
 }
 
 fn overlap(a: &Group, b: &Group) -> bool {
