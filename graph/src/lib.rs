@@ -14,7 +14,9 @@ mod onnx;
 mod ops;
 mod passes;
 mod plan;
+mod tensor_file;
 
 pub use ir::Dim;
 pub use model::{InputSpec, InterfaceInfo, LoadOptions, Model, NodeInfo, Planned};
 pub use plan::{Plan, Report};
+pub use tensor_file::tensor_from_proto;

@@ -17,7 +17,6 @@ use crate::{passes, plan};
 
 /// How to load.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct LoadOptions {
     /// Rewrite the lowered graph (fusions). On by default; off shows what the file says, step by step.
     pub fuse: bool,

@@ -12,8 +12,8 @@ use streampool_core::op::{Constant, DType};
 
 pub(crate) use attr::{Attr, Attrs};
 pub(crate) use external::{DataFolder, map_file};
-pub(crate) use import::{Imported, import};
-pub(crate) use tensor::dtype_of;
+pub(crate) use import::import;
+pub(crate) use tensor::{constant as constant_of, dtype_of};
 
 /// A value of the whole model, subgraphs included.
 pub(crate) type ValueId = u32;

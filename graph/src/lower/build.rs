@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use streampool_core::op::{Constant, Copy, DType, Instr, Layout, Op, Scalar, Shape, TensorType};
-use streampool_core::{Error, Result};
+use streampool_core::Error;
 
 use super::{FoldKey, HostTensor, LNode, LResult, Lower, Source, Stop, View, evaluate, gather};
 
@@ -112,11 +112,10 @@ impl Lower<'_> {
         let mut data = vec![0u8; ty.bytes()];
         for node in writers {
             let inputs = node.inputs.iter().map(|v| self.host(v)).collect::<LResult<Vec<_>>>()?;
-            let types: Vec<TensorType> = node.outputs.iter().map(View::ty).collect();
-            let results = if node.op == Op::Copy(Copy) {
+                        let results = if node.op == Op::Copy(Copy) {
                 vec![inputs[0].data.clone()]
             } else {
-                evaluate(&node.op, &inputs, &types)?
+                evaluate(&node.op, &inputs)?
             };
             for (o, result) in node.outputs.iter().zip(results) {
                 if o.buf == buf {
@@ -233,7 +232,7 @@ impl Lower<'_> {
             }
         }
         let host = inputs.iter().map(|v| self.host(v)).collect::<LResult<Vec<_>>>()?;
-        let results = evaluate(op, &host, outputs)?;
+        let results = evaluate(op, &host)?;
         let mut views = Vec::with_capacity(results.len());
         for (ty, data) in outputs.iter().zip(results) {
             views.push(if data.len() <= SMALL {
@@ -420,9 +419,4 @@ fn scalars_into_map(lower: &Lower<'_>, op: Op, inputs: &[View], outputs: &[Tenso
         }
     }
     (Op::Map(map), kept)
-}
-
-/// Checks that a result is there; for values that arithmetic on sizes may miss.
-pub(crate) fn checked(value: Option<usize>, what: &str) -> Result<usize> {
-    value.ok_or_else(|| Error::invalid_argument(format!("{what} is too large or negative")))
 }

@@ -1,7 +1,7 @@
 //! Values known at plan time: reading them through views, and evaluating operations on them.
 
 use bytes::Bytes;
-use streampool_core::op::{DType, Layout, Op, TensorType};
+use streampool_core::op::{DType, Layout, Op, Scalar, TensorType};
 use streampool_core::{Error, Result};
 
 /// A row-major tensor on the host.
@@ -12,11 +12,11 @@ pub(crate) struct HostTensor {
 }
 
 impl HostTensor {
-    fn element(&self, i: usize) -> streampool_core::op::Scalar {
+    fn element(&self, i: usize) -> Scalar {
         let size = self.ty.dtype.size();
         let mut bits = [0u8; 8];
         bits[..size].copy_from_slice(&self.data[i * size..(i + 1) * size]);
-        streampool_core::op::Scalar::from_bits(self.ty.dtype, u64::from_le_bytes(bits))
+        Scalar::from_bits(self.ty.dtype, u64::from_le_bytes(bits))
     }
 
     /// Elements as `i64`; an error for floats.
@@ -33,7 +33,7 @@ impl HostTensor {
     }
 
     /// Elements as scalars.
-    pub(crate) fn scalars(&self) -> Vec<streampool_core::op::Scalar> {
+    pub(crate) fn scalars(&self) -> Vec<Scalar> {
         (0..self.ty.shape.len()).map(|i| self.element(i)).collect()
     }
 }
@@ -74,8 +74,21 @@ pub(crate) fn gather(data: &Bytes, dtype: DType, layout: &Layout) -> Bytes {
     }
 }
 
+/// Bytes of a result, kept as they are.
+struct Owned(streampool_core::op::HostTensor);
+
+impl AsRef<[u8]> for Owned {
+    fn as_ref(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
 /// Runs one operation on the host.
-pub(crate) fn evaluate(op: &Op, inputs: &[HostTensor], outputs: &[TensorType]) -> Result<Vec<Bytes>> {
-    let _ = (inputs, outputs);
-    Err(Error::unsupported(format!("{} cannot be evaluated at plan time yet", op.name())))
+pub(crate) fn evaluate(op: &Op, inputs: &[HostTensor]) -> Result<Vec<Bytes>> {
+    let inputs = inputs
+        .iter()
+        .map(|t| streampool_core::op::HostTensor::from_bytes(t.ty.clone(), &t.data))
+        .collect::<Result<Vec<_>>>()?;
+    let inputs: Vec<&streampool_core::op::HostTensor> = inputs.iter().collect();
+    Ok(streampool_cpu::evaluate(op, &inputs)?.into_iter().map(|t| Bytes::from_owner(Owned(t))).collect())
 }

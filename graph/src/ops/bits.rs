@@ -29,7 +29,15 @@ fn shift(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
     };
     let mut e = Expr::new();
     let (x, y) = (e.input(&a), e.input(&b));
-    let y = if a.dtype == DType::Bool { y } else { e.cast(a.dtype, y) };
+    let mut y = e.cast(a.dtype, y);
+    if f == Binary::Shr && matches!(a.dtype, DType::I8 | DType::I32 | DType::I64) {
+        // An arithmetic shift of the width or more leaves the sign in every bit.
+        let (width, zero) = (8.0 * a.dtype.size() as f64, 0.0);
+        let (most, all, none) = (e.num(y, width - 1.0), e.num(y, width), e.num(y, zero));
+        let (fits, positive) = (e.bin(Binary::Lt, y, all), e.bin(Binary::Ge, y, none));
+        let inside = e.bin(Binary::And, fits, positive);
+        y = e.select(inside, y, most);
+    }
     e.bin(f, x, y);
     let y = lo.map(e)?;
     lo.set(n, 0, y)

@@ -89,7 +89,7 @@ fn recurrent(lo: &mut Lower<'_>, n: &Node, cell: Cell) -> LResult<()> {
         Some(l) => Some(lo.cast(&l, DType::I32)?),
         None => None,
     };
-    let mut state = |lo: &mut Lower<'_>, i: usize| -> LResult<Option<View>> {
+    let state = |lo: &mut Lower<'_>, i: usize| -> LResult<Option<View>> {
         match lo.optional(n, i)? {
             Some(v) => Ok(Some(swap(lo, v)?)),
             None => Ok(None),
