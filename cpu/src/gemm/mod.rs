@@ -9,6 +9,7 @@
 //! blocking, or the number of cores (INV-14).
 
 pub(crate) mod epilogue;
+pub(crate) mod half;
 pub(crate) mod pack;
 pub(crate) mod product;
 pub(crate) mod tile;
@@ -17,5 +18,7 @@ pub(crate) use epilogue::{Addend, Epilogue, Rect};
 pub(crate) use pack::{PackedB, Source};
 pub(crate) use product::{B, Form, Output, Product, Sink, Spec};
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

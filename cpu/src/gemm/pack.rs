@@ -244,6 +244,11 @@ impl PackedB {
         Self { data, k, n, width }
     }
 
+    /// Memory that it keeps.
+    pub(crate) fn bytes(&self) -> usize {
+        self.data.0.len() * 64
+    }
+
     /// The first panel of item `g`.
     pub(crate) fn item(&self, g: usize) -> *const f32 {
         let step = self.n.div_ceil(self.width) * self.k * self.width;

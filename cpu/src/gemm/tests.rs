@@ -2,27 +2,10 @@
 
 use streampool_core::op::{Activation, DType};
 
+use super::testing::Random;
 use super::*;
 use crate::simd::Isa;
 use crate::team::Team;
-
-/// A small generator of test data (Marsaglia's xorshift), in (-1, 1).
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-    pub(crate) fn next(&mut self) -> f32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-    pub(crate) fn vec(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.next()).collect()
-    }
-}
 
 struct Case {
     isa: Isa,

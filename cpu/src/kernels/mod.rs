@@ -11,6 +11,7 @@ use streampool_core::{Error, Result};
 use crate::kernel::{Kernel, Prepare};
 
 mod map;
+mod matmul;
 mod nest;
 mod split;
 
@@ -18,6 +19,8 @@ mod split;
 pub(crate) fn prepare(p: &Prepare<'_>) -> Result<Box<dyn Kernel>> {
     match p.op {
         Op::Map(op) => map::prepare(op, p),
+        Op::MatMul(_) => matmul::make(p),
+        Op::MatMulInteger(_) => matmul::make_integer(p),
         op => Err(Error::unsupported(format!("the cpu has no kernel for {}", op.name()))),
     }
 }
