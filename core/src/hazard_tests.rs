@@ -83,7 +83,7 @@ fn each_history(mut check: impl FnMut(&History, &Hazards, &[VectorClock])) -> us
         let mut ordered = vec![VectorClock::new(); STREAMS as usize];
         for _ in 0..LENGTH {
             let stream = StreamId(code % STREAMS);
-            let access = if code / STREAMS % 2 == 0 { Access::Read } else { Access::Write };
+            let access = if (code / STREAMS).is_multiple_of(2) { Access::Read } else { Access::Write };
             code /= kinds;
             let mut waits = Waits::new();
             hazards.collect(access, stream, &ordered[stream.index()], &mut waits).unwrap();

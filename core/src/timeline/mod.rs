@@ -91,13 +91,19 @@ mod tests {
         assert_eq!(submissions.last(), None);
         assert!(submissions.submit(|_| Err(Error::device_lost("gone"))).is_err());
         assert_eq!(submissions.last(), None, "a refused submission leaves nothing to wait for");
-        let first = submissions.submit(|number| Ok(assert_eq!(number, 1))).unwrap();
+        let mut numbers = Vec::new();
+        let mut take = |number| {
+            numbers.push(number);
+            Ok(())
+        };
+        let first = submissions.submit(&mut take).unwrap();
         assert_eq!(first, Ticket { stream: StreamId(3), number: 1 });
         let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             submissions.submit(|_| std::panic::resume_unwind(Box::new("driver")))
         }));
         assert!(caught.is_err());
-        let second = submissions.submit(|number| Ok(assert_eq!(number, 2))).unwrap();
+        let second = submissions.submit(&mut take).unwrap();
         assert_eq!(submissions.last(), Some(second));
+        assert_eq!(numbers, [1, 2]);
     }
 }

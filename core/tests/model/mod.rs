@@ -11,12 +11,12 @@ use streampool_core::sync::clock;
 /// Explores every execution of `model` with at most `preemptions` preemptions, and prints how many there were.
 ///
 /// A model that goes over `max_branches` panics; there is no bound on executions or time that could end it early.
-pub fn explore(name: &str, preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+pub(crate) fn explore(name: &str, preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     run(name, preemptions, false, model);
 }
 
 /// As [`explore`], for a model in which a thread calls [`clock::expire`].
-pub fn explore_with_clock(name: &str, preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+pub(crate) fn explore_with_clock(name: &str, preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     run(name, preemptions, true, model);
 }
 

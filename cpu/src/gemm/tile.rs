@@ -97,6 +97,8 @@ impl Kernels {
 ///
 /// # Safety
 /// As [`TileFn`]; the processor has the instructions of `V`, and the caller is compiled for them.
+// Plain counting loops alone: the compiler unrolls them completely, which is what keeps the sums in registers.
+#[allow(clippy::needless_range_loop)]
 #[inline(always)]
 unsafe fn tile<V: Vector, const MR: usize, const NV: usize>(t: &Tile<'_>) {
     // SAFETY: the caller vouches for the pointers over the tile's shape; B's width is NV registers whatever `cols` is, C is
@@ -127,19 +129,19 @@ unsafe fn tile<V: Vector, const MR: usize, const NV: usize>(t: &Tile<'_>) {
             let a_at = |i: usize| V::splat(*t.a.offset(i as isize * t.a_row + p as isize));
             if MR >= NV {
                 let mut bs = [V::splat(0.0); NV];
-                for (v, b) in bs.iter_mut().enumerate() {
-                    *b = V::load(b_at(v));
+                for v in 0..NV {
+                    bs[v] = V::load(b_at(v));
                 }
-                for (i, acc) in acc.iter_mut().enumerate() {
+                for i in 0..MR {
                     let a = a_at(i);
                     for v in 0..NV {
-                        acc[v] = a.fma(bs[v], acc[v]);
+                        acc[i][v] = a.fma(bs[v], acc[i][v]);
                     }
                 }
             } else {
                 let mut as_ = [V::splat(0.0); MR];
-                for (i, a) in as_.iter_mut().enumerate() {
-                    *a = a_at(i);
+                for i in 0..MR {
+                    as_[i] = a_at(i);
                 }
                 for v in 0..NV {
                     let b = V::load(b_at(v));
@@ -170,14 +172,16 @@ unsafe fn tile<V: Vector, const MR: usize, const NV: usize>(t: &Tile<'_>) {
                 }
                 if end.activation.is_some() {
                     let zero = V::splat(0.0);
-                    for acc in acc.iter_mut().flatten() {
-                        *acc = zero.max(*acc);
+                    for i in 0..MR {
+                        for v in 0..NV {
+                            acc[i][v] = zero.max(acc[i][v]);
+                        }
                     }
                 }
             }
-            for (i, acc) in acc.iter().enumerate() {
-                for (v, x) in acc.iter().enumerate() {
-                    x.store(t.c.add(i * t.c_row + v * V::LANES));
+            for i in 0..MR {
+                for v in 0..NV {
+                    acc[i][v].store(t.c.add(i * t.c_row + v * V::LANES));
                 }
             }
             return;
@@ -185,9 +189,9 @@ unsafe fn tile<V: Vector, const MR: usize, const NV: usize>(t: &Tile<'_>) {
         let mut buffer = Buffer::new();
         let c = Rect { data: t.c, row: t.c_row };
         let sums = if full { c } else { Rect { data: buffer.data(), row: width } };
-        for (i, acc) in acc.iter().enumerate() {
-            for (v, x) in acc.iter().enumerate() {
-                x.store(sums.data.add(i * sums.row + v * V::LANES));
+        for i in 0..MR {
+            for v in 0..NV {
+                acc[i][v].store(sums.data.add(i * sums.row + v * V::LANES));
             }
         }
         let finish = Kernels::of(V::ISA).finish;

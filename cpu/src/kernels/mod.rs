@@ -5,24 +5,62 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 
 use smallvec::SmallVec;
+use streampool_core::Result;
 use streampool_core::op::Op;
-use streampool_core::{Error, Result};
 
 use crate::kernel::{Kernel, Prepare};
 
+mod along;
+mod copy;
+mod create;
+mod gather;
+mod lanes;
+mod linalg;
 mod map;
 mod matmul;
 mod nest;
+mod normalize;
+mod pool;
+mod random;
+mod reader;
+mod recurrent;
+mod reduce;
+mod reference;
+mod resize;
+mod scatter;
 mod split;
+mod storage;
 
 /// Makes the kernel of a step. Operands were checked: they fit the operation and lie within their places.
 pub(crate) fn prepare(p: &Prepare<'_>) -> Result<Box<dyn Kernel>> {
-    match p.op {
-        Op::Map(op) => map::prepare(op, p),
-        Op::MatMul(_) => matmul::make(p),
-        Op::MatMulInteger(_) => matmul::make_integer(p),
-        op => Err(Error::unsupported(format!("the cpu has no kernel for {}", op.name()))),
-    }
+    Ok(match p.op {
+        Op::Map(op) => return map::prepare(op, p),
+        Op::Reduce(op) => return reduce::prepare(op, p),
+        Op::ArgReduce(op) => along::prepare_arg(op, p),
+        Op::Cumulative(op) => along::prepare_cumulative(op, p),
+        Op::MatMul(_) => return matmul::make(p),
+        Op::MatMulInteger(_) => return matmul::make_integer(p),
+        Op::Attention(_) | Op::Conv(_) | Op::ConvTranspose(_) => reference::prepare(p),
+        Op::Pool(op) => pool::prepare(op, p),
+        Op::Resize(op) => resize::prepare(op, p),
+        Op::Softmax(op) => normalize::prepare_softmax(op, p),
+        Op::LayerNorm(op) => normalize::prepare_norm(op, p),
+        Op::Copy(_) => copy::prepare(p),
+        Op::Fill(op) => create::prepare_fill(op.value, p),
+        Op::Range(op) => create::prepare_range(op),
+        Op::Pad(op) => create::prepare_pad(op, p),
+        Op::Trilu(op) => create::prepare_trilu(op, p),
+        Op::Gather(op) => gather::prepare(op, p),
+        Op::GatherElements(op) => gather::prepare_elements(op, p),
+        Op::GatherNd(op) => gather::prepare_nd(op, p),
+        Op::ScatterElements(op) => scatter::prepare_elements(op, p),
+        Op::ScatterNd(op) => scatter::prepare_nd(op, p),
+        Op::TopK(op) => along::prepare_top(op, p),
+        Op::Unique(op) => along::prepare_unique(op, p),
+        Op::Random(op) => random::prepare(op, p),
+        Op::Recurrent(op) => recurrent::prepare(op, p),
+        Op::Linalg(op) => linalg::prepare(*op, p),
+    })
 }
 
 /// The addresses of the inputs, for tasks on several threads.

@@ -40,6 +40,36 @@ impl<const VIEWS: usize> Nest<VIEWS> {
         self.strides[v].last().copied().unwrap_or(1)
     }
 
+    /// Calls `f` with the offsets of the first element of each row of `rows`, in order.
+    #[inline(always)]
+    pub(crate) fn walk(&self, rows: std::ops::Range<usize>, mut f: impl FnMut([isize; VIEWS])) {
+        if rows.is_empty() {
+            return;
+        }
+        let outer = self.dims.len().saturating_sub(1);
+        let mut index: Axes<usize> = Axes::from_elem(0, outer);
+        let mut rest = rows.start;
+        for axis in (0..outer).rev() {
+            index[axis] = rest % self.dims[axis];
+            rest /= self.dims[axis];
+        }
+        let mut offsets: [isize; VIEWS] = std::array::from_fn(|v| self.row_offset(v, rows.start));
+        for _ in rows {
+            f(offsets);
+            for axis in (0..outer).rev() {
+                index[axis] += 1;
+                let wraps = index[axis] == self.dims[axis];
+                for (o, s) in offsets.iter_mut().zip(&self.strides) {
+                    *o += if wraps { -s[axis] * (self.dims[axis] as isize - 1) } else { s[axis] };
+                }
+                if !wraps {
+                    break;
+                }
+                index[axis] = 0;
+            }
+        }
+    }
+
     /// Offset, in elements of view `v`, of the first element of row `row`.
     pub(crate) fn row_offset(&self, v: usize, row: usize) -> isize {
         let outer = self.dims.len().saturating_sub(1);
@@ -102,6 +132,13 @@ mod tests {
         let n = Nest::new(&[2, 3, 4], [&[12, 4, 1], &[0, 0, 1]]);
         assert_eq!(&n.dims[..], &[6, 4]);
         assert_eq!((n.row_offset(0, 5), n.row_offset(1, 5), n.rows()), (20, 0, (4, 6)));
+        let mut seen = vec![];
+        n.walk(2..5, |o| seen.push(o));
+        assert_eq!(seen, [[8, 0], [12, 0], [16, 0]]);
+        let t = Nest::new(&[2, 3, 4], [&[1, 2, 6], &[12, 4, 1]]);
+        let mut seen = vec![];
+        t.walk(0..6, |o| seen.push(o[0]));
+        assert_eq!(seen, [0, 2, 4, 1, 3, 5]);
         let n = Nest::<1>::new(&[], [&[]]);
         assert_eq!((n.len(), n.rows(), n.row_offset(0, 0)), (1, (1, 1), 0));
     }

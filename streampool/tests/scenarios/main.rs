@@ -6,5 +6,6 @@ mod compile;
 mod handover;
 mod linalg;
 mod memory;
+mod model;
 mod parallel;
 mod support;

@@ -2,6 +2,7 @@
 
 mod compare;
 mod engine;
+mod planted;
 mod pool;
 mod report;
 pub(crate) mod worker;
@@ -33,6 +34,19 @@ pub(crate) struct Options {
     /// A file with the least numbers of cases that must pass: "all N" and "in_scope N".
     #[arg(long)]
     floor: Option<PathBuf>,
+    #[command(flatten)]
+    setup: Setup,
+}
+
+/// What the worker processes are told.
+#[derive(Clone, Debug, clap::Args)]
+struct Setup {
+    /// Seconds that one case may take; the slowest takes a small part of one.
+    #[arg(long, default_value_t = 10)]
+    patience: u64,
+    /// For the tests of this runner: an engine that does what a case is called (panic, abort, hang, wrong, ...).
+    #[arg(long, hide = true)]
+    planted: bool,
 }
 
 /// One entry of `cases.json`.
@@ -104,7 +118,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     }
     let peer: Option<BTreeMap<String, String>> = options.peer.as_deref().map(read_json).transpose()?;
     let floor = options.floor.as_deref().map(Floor::read).transpose()?;
-    let verdicts = pool::run(&options.cases, &cases)?;
+    let verdicts = pool::run(&options.cases, &cases, &options.setup)?;
     let report = report::Report::new(&cases, &verdicts, peer.as_ref());
     report.print(options.list);
     if let Some(path) = &options.json {

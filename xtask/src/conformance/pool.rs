@@ -10,13 +10,10 @@ use std::time::Duration;
 
 use streampool_core::{Error, Result};
 
-use super::{Case, Kind, Verdict};
-
-/// How long one case may take; the slowest takes a small part of a second.
-const PATIENCE: Duration = Duration::from_secs(10);
+use super::{Case, Kind, Setup, Verdict};
 
 /// Runs all cases in as many worker processes as there are cores; verdicts in the order of `cases`.
-pub(super) fn run(folder: &Path, cases: &[Case]) -> Result<Vec<Verdict>> {
+pub(super) fn run(folder: &Path, cases: &[Case], setup: &Setup) -> Result<Vec<Verdict>> {
     let next = AtomicUsize::new(0);
     let verdicts: Vec<Mutex<Option<Verdict>>> = cases.iter().map(|_| Mutex::new(None)).collect();
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
@@ -30,7 +27,7 @@ pub(super) fn run(folder: &Path, cases: &[Case]) -> Result<Vec<Verdict>> {
                     {
                         let mut w = match worker.take() {
                             Some(w) => w,
-                            None => Worker::start(folder)?,
+                            None => Worker::start(folder, setup)?,
                         };
                         let (verdict, alive) = w.ask(case)?;
                         *verdicts[i].lock().expect("no panic holds it") = Some(verdict);
@@ -54,14 +51,16 @@ struct Worker {
     answers: Receiver<String>,
     /// The last of what the process said on standard error: the panic's or the abort's message.
     complaint: Arc<Mutex<String>>,
+    patience: Duration,
 }
 
 impl Worker {
-    fn start(folder: &Path) -> Result<Self> {
+    fn start(folder: &Path, setup: &Setup) -> Result<Self> {
         let io = |e: std::io::Error| Error::io(format!("cannot start a worker process: {e}"));
         let mut child = Command::new(std::env::current_exe().map_err(io)?)
             .arg("onnx-worker")
             .arg(folder)
+            .args(setup.planted.then_some("--planted"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -94,7 +93,7 @@ impl Worker {
                 }
             }
         });
-        Ok(Self { child, stdin, answers, complaint })
+        Ok(Self { child, stdin, answers, complaint, patience: Duration::from_secs(setup.patience) })
     }
 
     /// The verdict, and whether the worker can go on.
@@ -102,14 +101,14 @@ impl Worker {
         self.complaint.lock().expect("no panic holds it").clear();
         // A worker that died of the last case is noticed by the missing answer.
         let _ = writeln!(self.stdin, "{}", case.name).and_then(|()| self.stdin.flush());
-        let verdict = match self.answers.recv_timeout(PATIENCE) {
+        let verdict = match self.answers.recv_timeout(self.patience) {
             Ok(line) => {
                 let verdict = serde_json::from_str(&line)
                     .map_err(|e| Error::internal(format!("a worker answered {line:?}: {e}")))?;
                 return Ok((verdict, true));
             }
             Err(RecvTimeoutError::Timeout) => {
-                Verdict { verdict: Kind::Hung, reason: format!("no answer in {} s", PATIENCE.as_secs()) }
+                Verdict { verdict: Kind::Hung, reason: format!("no answer in {} s", self.patience.as_secs()) }
             }
             Err(RecvTimeoutError::Disconnected) => {
                 let status =

@@ -8,19 +8,22 @@ use std::path::{Path, PathBuf};
 use streampool_core::{Error, Result};
 use streampool_npz::{Limits, Npz};
 
-use super::{Case, Kind, Verdict, compare, engine, read_cases};
+use super::{Case, Kind, Verdict, compare, engine, planted, read_cases};
 
 /// `cargo xtask onnx-worker`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// The folder of the cases.
     cases: PathBuf,
+    /// See onnx-conformance.
+    #[arg(long)]
+    planted: bool,
 }
 
 pub(crate) fn run(options: &Options) -> Result<bool> {
     let cases: HashMap<String, Case> =
         read_cases(&options.cases)?.into_iter().map(|c| (c.name.clone(), c)).collect();
-    let engine = engine::open()?;
+    let engine = if options.planted { planted::open() } else { engine::open()? };
     let mut out = std::io::stdout().lock();
     for name in std::io::stdin().lock().lines() {
         let name = name.map_err(|e| Error::io(format!("cannot read case names: {e}")))?;
