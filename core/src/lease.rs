@@ -4,7 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use crate::error::Result;
-use crate::slot::{Grant, Keep, Outcome, Running, Shared};
+use crate::slot::{Grant, Keep, Outcome, Running, Scope, Shared};
 use crate::sync::Arc;
 use crate::timeline::StreamId;
 
@@ -52,6 +52,15 @@ impl<T: Send + 'static> StreamLease<T> {
         let step = self.shared.begin_owned(self.grant)?;
         let step = step.ok_or_else(|| crate::Error::internal("a lease lost its stream"))?;
         Shared::finish_entry(&self.shared, step, self.shared.policy.turn_deadline())
+    }
+
+    /// Runs `work` with this stream as the calling thread's: entries of the pool inside begin sections on it. Afterwards, also after a
+    /// panic, the thread has the binding back that it had.
+    ///
+    /// Scopes of several leases nest; the innermost holds.
+    pub fn scope<R>(&self, work: impl FnOnce() -> R) -> R {
+        let _scope = Scope::new(&self.shared, self.grant);
+        work()
     }
 
     /// The stream.

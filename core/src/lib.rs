@@ -13,6 +13,7 @@ pub mod error;
 pub mod gate;
 pub mod hazard;
 pub mod lease;
+pub mod memory;
 pub mod once;
 pub mod op;
 pub mod slot;

@@ -42,6 +42,12 @@ pub trait Kernel: Send + Sync {
         0
     }
 
+    /// Whether this kernel keeps input `i`, a constant, in a form of its own: then the constant itself is not uploaded, and the
+    /// input's pointer is null.
+    fn holds_input(&self, _i: usize) -> bool {
+        false
+    }
+
     /// What was chosen, for `inspect`: `"gemm 14x32 avx512, b packed"`.
     fn describe(&self) -> String;
 

@@ -3,6 +3,22 @@
 //! [`kernel`] says what a kernel is; `kernels/` has one file per family of operations; `gemm/` the matrix products that
 //! decide the speed; [`team`] lends idle cores to one large call.
 
+mod constants;
+mod driver;
+mod evaluate;
+mod fork;
+#[allow(dead_code, unused_imports)]
+mod gemm;
 pub mod kernel;
 mod kernels;
+mod memory;
+mod processor;
+mod program;
+mod queue;
+#[allow(dead_code, unused_imports)]
+mod simd;
 pub mod team;
+
+pub use driver::{CpuConfig, CpuDriver};
+pub use evaluate::evaluate;
+pub use program::{CpuExecutable, Executor};

@@ -82,7 +82,9 @@ impl fmt::Display for DType {
 }
 
 /// A Rust type that is the element of a tensor.
-pub trait Element: Copy + Send + Sync + PartialEq + fmt::Debug + 'static {
+pub trait Element:
+    Copy + Send + Sync + PartialEq + fmt::Debug + bytemuck::CheckedBitPattern + bytemuck::NoUninit + 'static
+{
     /// Its [`DType`].
     const DTYPE: DType;
 }

@@ -1,6 +1,7 @@
 //! Elementwise work: one small expression per output element, with broadcasting.
 
-use super::{DType, Scalar};
+use super::{DType, Operation, Scalar, Shape, TensorType, check};
+use crate::error::{Error, Result};
 
 /// A register of a [`Map`]: the result of the instruction with this index.
 pub type Reg = u16;
@@ -174,12 +175,136 @@ impl Map {
     }
 }
 
-impl super::Operation for Map {
+impl Unary {
+    /// Whether it takes elements of `dtype`.
+    pub const fn takes(self, dtype: DType) -> bool {
+        match self {
+            Unary::Neg => dtype.is_float() || matches!(dtype, DType::I8 | DType::I32 | DType::I64),
+            Unary::Abs | Unary::Sign | Unary::Relu => dtype.is_float() || dtype.is_int(),
+            Unary::Not => matches!(dtype, DType::Bool),
+            Unary::BitNot => dtype.is_int(),
+            _ => dtype.is_float(),
+        }
+    }
+}
+
+impl Binary {
+    /// Whether it takes elements of `dtype`.
+    pub const fn takes(self, dtype: DType) -> bool {
+        match self {
+            Binary::Eq | Binary::Ne => true,
+            Binary::And | Binary::Or | Binary::Xor => matches!(dtype, DType::Bool),
+            Binary::BitAnd | Binary::BitOr | Binary::BitXor | Binary::Shl | Binary::Shr => dtype.is_int(),
+            Binary::Atan2 => dtype.is_float(),
+            _ => !matches!(dtype, DType::Bool),
+        }
+    }
+}
+
+impl Map {
+    /// Most operands that one expression may have.
+    pub const MAX_INPUTS: usize = 250;
+
+    /// Checks the expression for operands of these dtypes and gives the dtype of each register, the last of which is the
+    /// output's.
+    ///
+    /// # Errors
+    /// `is_invalid_argument`: an instruction that reads a register not yet written or an operand not there, or a function
+    /// that does not take its operand's dtype.
+    pub fn check(&self, inputs: &[DType]) -> Result<Vec<DType>> {
+        if self.code.is_empty() {
+            return Err(check::invalid("Map", "has no instruction, needs at least one"));
+        }
+        if self.code.len() > usize::from(Reg::MAX) {
+            return Err(check::invalid(
+                "Map",
+                format_args!("has {} instructions, at most {} are possible", self.code.len(), Reg::MAX),
+            ));
+        }
+        if inputs.len() > Self::MAX_INPUTS {
+            return Err(check::invalid(
+                "Map",
+                format_args!("has {} operands, at most {} are possible", inputs.len(), Self::MAX_INPUTS),
+            ));
+        }
+        let mut dtypes: Vec<DType> = Vec::with_capacity(self.code.len());
+        for (i, instr) in self.code.iter().enumerate() {
+            let dtype = Self::check_one(instr, &dtypes, inputs)
+                .map_err(|why| Error::invalid_argument(format!("Map: instruction {i} ({instr:?}) {why}")))?;
+            dtypes.push(dtype);
+        }
+        Ok(dtypes)
+    }
+
+    fn check_one(instr: &Instr, written: &[DType], inputs: &[DType]) -> Result<DType, String> {
+        let reg = |r: Reg| {
+            written
+                .get(usize::from(r))
+                .copied()
+                .ok_or_else(|| format!("reads register {r}, only {} are written by then", written.len()))
+        };
+        let pair = |a: Reg, b: Reg| {
+            let (x, y) = (reg(a)?, reg(b)?);
+            if x == y {
+                Ok(x)
+            } else {
+                Err(format!("takes two operands of one dtype, got {x} and {y}; cast one"))
+            }
+        };
+        match *instr {
+            Instr::Input(n) => inputs
+                .get(usize::from(n))
+                .copied()
+                .ok_or_else(|| format!("reads operand {n}, there are {}", inputs.len())),
+            Instr::Const(s) if s.dtype() == DType::Bool && s.bits() > 1 => {
+                Err(format!("is a bool with bits {:#x}, needs 0 or 1", s.bits()))
+            }
+            Instr::Const(s) => Ok(s.dtype()),
+            Instr::Unary(f, a) => {
+                let x = reg(a)?;
+                if !f.takes(x) {
+                    return Err(format!("does not take {x}; cast the operand first"));
+                }
+                Ok(if f.is_test() { DType::Bool } else { x })
+            }
+            Instr::Binary(f, a, b) => {
+                let x = pair(a, b)?;
+                if !f.takes(x) {
+                    return Err(format!("does not take {x}; cast the operands first"));
+                }
+                Ok(if f.is_comparison() { DType::Bool } else { x })
+            }
+            Instr::Select(c, a, b) => {
+                let condition = reg(c)?;
+                if condition != DType::Bool {
+                    return Err(format!("has a condition of dtype {condition}, needs bool; cast it first"));
+                }
+                pair(a, b)
+            }
+            Instr::Cast(to, a) => reg(a).map(|_| to),
+        }
+    }
+}
+
+impl Operation for Map {
     fn name(&self) -> &'static str {
         "Map"
     }
 
-    fn infer(&self, _inputs: &[super::TensorType]) -> crate::error::Result<Vec<super::TensorType>> {
-        Err(crate::error::Error::unsupported("Map: shape inference is not written yet"))
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>> {
+        let dtypes = self.check(&inputs.iter().map(|t| t.dtype).collect::<Vec<_>>())?;
+        let mut shape = Shape::default();
+        for ty in inputs {
+            shape = shape.broadcast(&ty.shape).map_err(|e| e.context("Map"))?;
+        }
+        Ok(vec![TensorType { dtype: dtypes[dtypes.len() - 1], shape }])
+    }
+
+    fn takes_strided_input(&self, _i: usize) -> bool {
+        true
+    }
+
+    fn in_place(&self, _i: usize) -> bool {
+        true
     }
 }

@@ -1,6 +1,7 @@
 //! Matrix products.
 
-use super::F32;
+use super::{DType, F32, Operation, Shape, TensorType, check};
+use crate::error::Result;
 
 /// What a matrix product or convolution applies to each result before storing it.
 #[allow(missing_docs)]
@@ -72,32 +73,149 @@ pub struct Attention {
     pub merge_heads: bool,
 }
 
-impl super::Operation for MatMul {
+/// The operands' names: the fixed ones, then those whose flag is set.
+pub(super) fn names<'a>(fixed: &[&'a str], flagged: &[(&'a str, bool)]) -> Vec<&'a str> {
+    fixed.iter().copied().chain(flagged.iter().filter(|f| f.1).map(|f| f.0)).collect()
+}
+
+/// The shape of `a @ b`.
+fn product(op: &str, a: &TensorType, b: &TensorType) -> Result<Shape> {
+    check::rank_at_least(op, "a", a, 2)?;
+    check::rank_at_least(op, "b", b, 2)?;
+    let (ra, rb) = (a.shape.rank(), b.shape.rank());
+    if a.shape[ra - 1] != b.shape[rb - 2] {
+        return Err(check::invalid(
+            op,
+            format_args!(
+                "a is {a} and b is {b}: a's last axis ({}) must equal b's last but one ({})",
+                a.shape[ra - 1],
+                b.shape[rb - 2]
+            ),
+        ));
+    }
+    let batch = Shape::new(&a.shape[..ra - 2])
+        .broadcast(&Shape::new(&b.shape[..rb - 2]))
+        .map_err(|e| e.context(format_args!("{op}: leading axes of a {a} and b {b}")))?;
+    Ok(check::concat(&batch, &[a.shape[ra - 2], b.shape[rb - 1]]))
+}
+
+impl Operation for MatMul {
     fn name(&self) -> &'static str {
         "MatMul"
     }
 
-    fn infer(&self, _inputs: &[super::TensorType]) -> crate::error::Result<Vec<super::TensorType>> {
-        Err(crate::error::Error::unsupported("MatMul: shape inference is not written yet"))
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>> {
+        let op = self.name();
+        let names = names(&["a", "b"], &[("bias", self.bias), ("residual", self.residual)]);
+        check::operands(op, inputs, &names)?;
+        let a = &inputs[0];
+        check::dtype(
+            op,
+            "a",
+            a,
+            |d| d.is_float() || check::is_index(d),
+            "float32, float64, float16, bfloat16, int32 or int64",
+        )?;
+        for (name, ty) in names.iter().zip(inputs).skip(1) {
+            check::same_dtype(op, name, ty, "a", a)?;
+        }
+        if !a.dtype.is_float() && (self.activation.is_some() || self.alpha != F32::new(1.0)) {
+            return Err(check::invalid(
+                op,
+                format_args!("a is {a}: integer products take neither activation nor scale; cast to float"),
+            ));
+        }
+        let shape = product(op, a, &inputs[1])?;
+        if self.bias {
+            check::broadcasts_to(op, "bias", &inputs[2], &shape)?;
+        }
+        if self.residual {
+            check::shape_is(op, "residual", &inputs[inputs.len() - 1], &shape)?;
+        }
+        Ok(vec![TensorType { dtype: a.dtype, shape }])
+    }
+
+    fn takes_strided_input(&self, i: usize) -> bool {
+        i < 2
     }
 }
 
-impl super::Operation for MatMulInteger {
+impl Operation for MatMulInteger {
     fn name(&self) -> &'static str {
         "MatMulInteger"
     }
 
-    fn infer(&self, _inputs: &[super::TensorType]) -> crate::error::Result<Vec<super::TensorType>> {
-        Err(crate::error::Error::unsupported("MatMulInteger: shape inference is not written yet"))
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>> {
+        let op = self.name();
+        check::operands(
+            op,
+            inputs,
+            &names(&["a", "b"], &[("a_zero", self.a_zero), ("b_zero", self.b_zero)]),
+        )?;
+        let (a, b) = (&inputs[0], &inputs[1]);
+        for (what, ty) in [("a", a), ("b", b)] {
+            check::dtype(op, what, ty, |d| matches!(d, DType::I8 | DType::U8), "int8 or uint8")?;
+        }
+        let shape = product(op, a, b)?;
+        let rank = shape.rank();
+        if self.a_zero {
+            let zero = &inputs[2];
+            check::same_dtype(op, "a_zero", zero, "a", a)?;
+            let mut rows: Vec<usize> = shape.to_vec();
+            rows[rank - 1] = 1;
+            if zero.shape.len() != 1 && zero.shape[..] != [shape[rank - 2]] {
+                check::broadcasts_to(op, "a_zero", zero, &rows.into())?;
+            }
+        }
+        if self.b_zero {
+            let zero = &inputs[inputs.len() - 1];
+            check::same_dtype(op, "b_zero", zero, "b", b)?;
+            let mut columns: Vec<usize> = shape.to_vec();
+            columns[rank - 2] = 1;
+            if zero.shape.len() != 1 {
+                check::broadcasts_to(op, "b_zero", zero, &columns.into())?;
+            }
+        }
+        Ok(vec![TensorType { dtype: DType::I32, shape }])
     }
 }
 
-impl super::Operation for Attention {
+impl Operation for Attention {
     fn name(&self) -> &'static str {
         "Attention"
     }
 
-    fn infer(&self, _inputs: &[super::TensorType]) -> crate::error::Result<Vec<super::TensorType>> {
-        Err(crate::error::Error::unsupported("Attention: shape inference is not written yet"))
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>> {
+        let op = self.name();
+        let names = names(&["q", "k", "v"], &[("mask", self.mask)]);
+        check::operands(op, inputs, &names)?;
+        let [q, k, v] = [&inputs[0], &inputs[1], &inputs[2]];
+        check::dtype(op, "q", q, |d| d.is_float() && d != DType::F64, "float32, float16 or bfloat16")?;
+        for (name, ty) in names.iter().zip(inputs).skip(1) {
+            check::same_dtype(op, name, ty, "q", q)?;
+        }
+        for (name, ty) in names.iter().zip(inputs).take(3) {
+            check::rank_is(op, name, ty, 4)?;
+        }
+        let [b, h, s, d] = [q.shape[0], q.shape[1], q.shape[2], q.shape[3]];
+        let [g, t] = [k.shape[1], k.shape[2]];
+        check::shape_is(op, "k", k, &[b, g, t, d])?;
+        check::shape_is(op, "v", v, &[b, g, t, v.shape[3]])?;
+        let e = v.shape[3];
+        if h != 0 && (g == 0 || h % g != 0) {
+            return Err(check::invalid(
+                op,
+                format_args!("q {q} has {h} heads and k {k} has {g}: q's must be a multiple of k's"),
+            ));
+        }
+        if self.mask {
+            check::broadcasts_to(op, "mask", &inputs[3], &[b, h, s, t].into())?;
+        }
+        let shape = if self.merge_heads { [b, s, h, e] } else { [b, h, s, e] };
+        Ok(vec![TensorType::new(q.dtype, shape)])
+    }
+
+    fn takes_strided_input(&self, _i: usize) -> bool {
+        true
     }
 }

@@ -4,7 +4,9 @@
 //! its operands are given beside it. Each says which inputs it takes and what it writes; [`Op::infer`] checks them
 //! and computes the output types, so a driver never sees operands that do not fit.
 
+mod check;
 mod dtype;
+mod host;
 mod index;
 mod linalg;
 mod map;
@@ -19,6 +21,7 @@ mod shape;
 mod window;
 
 pub use dtype::{DType, Element, Scalar};
+pub use host::HostTensor;
 pub use index::{Gather, GatherElements, GatherNd, OnScatter, ScatterElements, ScatterNd, TopK, Unique};
 pub use linalg::Linalg;
 pub use map::{Binary, Instr, Map, Reg, Unary};
@@ -129,9 +132,12 @@ impl Op {
 
     /// Checks operand types and gives the output types. Errors are `is_invalid_argument`.
     pub fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>> {
+        for (i, ty) in inputs.iter().enumerate() {
+            ty.shape.checked_len().map_err(|e| e.context(format_args!("{}: operand {i}", self.name())))?;
+        }
         let out = self.operation().infer(inputs)?;
         for ty in &out {
-            ty.shape.checked_len()?;
+            ty.shape.checked_len().map_err(|e| e.context(self.name()))?;
         }
         Ok(out)
     }

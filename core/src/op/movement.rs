@@ -1,6 +1,7 @@
 //! Moving and making elements.
 
-use super::{Scalar, Shape};
+use super::{DType, Operation, Scalar, Shape, TensorType, check};
+use crate::error::Result;
 
 /// Copies a view to a view of the same shape: transpose, slice, expand, concatenation (one copy a part).
 ///
@@ -62,52 +63,125 @@ pub struct Trilu {
     pub k: i64,
 }
 
-impl super::Operation for Copy {
+impl Operation for Copy {
     fn name(&self) -> &'static str {
         "Copy"
     }
 
-    fn infer(&self, _inputs: &[super::TensorType]) -> crate::error::Result<Vec<super::TensorType>> {
-        Err(crate::error::Error::unsupported("Copy: shape inference is not written yet"))
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>> {
+        check::operands(self.name(), inputs, &["x"])?;
+        Ok(inputs.to_vec())
+    }
+
+    fn takes_strided_input(&self, _i: usize) -> bool {
+        true
     }
 }
 
-impl super::Operation for Fill {
+impl Operation for Fill {
     fn name(&self) -> &'static str {
         "Fill"
     }
 
-    fn infer(&self, _inputs: &[super::TensorType]) -> crate::error::Result<Vec<super::TensorType>> {
-        Err(crate::error::Error::unsupported("Fill: shape inference is not written yet"))
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>> {
+        check::operands(self.name(), inputs, &[])?;
+        Ok(vec![TensorType { dtype: self.value.dtype(), shape: self.shape.clone() }])
     }
 }
 
-impl super::Operation for Range {
+impl Operation for Range {
     fn name(&self) -> &'static str {
         "Range"
     }
 
-    fn infer(&self, _inputs: &[super::TensorType]) -> crate::error::Result<Vec<super::TensorType>> {
-        Err(crate::error::Error::unsupported("Range: shape inference is not written yet"))
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>> {
+        check::operands(self.name(), inputs, &[])?;
+        let (start, step) = (self.start.dtype(), self.step.dtype());
+        if start != step || start == DType::Bool {
+            return Err(check::invalid(
+                self.name(),
+                format_args!("start is {start} and step is {step}: both need one float or integer dtype"),
+            ));
+        }
+        Ok(vec![TensorType::new(start, [self.len])])
     }
 }
 
-impl super::Operation for Pad {
+impl Pad {
+    /// Length of an axis of `len` elements, after what negative borders take off is gone, and after the border was added.
+    fn axis_lengths(len: usize, before: isize, after: isize) -> Option<(usize, usize)> {
+        let taken = |b: isize| if b < 0 { b.unsigned_abs() } else { 0 };
+        let added = |b: isize| if b > 0 { b.unsigned_abs() } else { 0 };
+        let kept = len.checked_sub(taken(before))?.checked_sub(taken(after))?;
+        Some((kept, kept.checked_add(added(before))?.checked_add(added(after))?))
+    }
+}
+
+impl Operation for Pad {
     fn name(&self) -> &'static str {
         "Pad"
     }
 
-    fn infer(&self, _inputs: &[super::TensorType]) -> crate::error::Result<Vec<super::TensorType>> {
-        Err(crate::error::Error::unsupported("Pad: shape inference is not written yet"))
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>> {
+        let op = self.name();
+        check::operands(op, inputs, &["x"])?;
+        let x = &inputs[0];
+        let rank = x.shape.rank();
+        if self.before.len() != rank || self.after.len() != rank {
+            return Err(check::invalid(
+                op,
+                format_args!(
+                    "x is {x} of rank {rank}, but {} and {} border lengths are given",
+                    self.before.len(),
+                    self.after.len()
+                ),
+            ));
+        }
+        if let PadMode::Constant(value) = self.mode
+            && value.dtype() != x.dtype
+        {
+            return Err(check::invalid(
+                op,
+                format_args!("x is {x} but the border value is {}", value.dtype()),
+            ));
+        }
+        let mut shape = Vec::with_capacity(rank);
+        for (i, &len) in x.shape.iter().enumerate() {
+            let (before, after) = (self.before[i], self.after[i]);
+            let (kept, out) = Self::axis_lengths(len, before, after).ok_or_else(|| {
+                check::invalid(
+                    op,
+                    format_args!("axis {i} of x {x} cannot be extended by {before} before and {after} after"),
+                )
+            })?;
+            if kept == 0 && out > 0 && !matches!(self.mode, PadMode::Constant(_)) {
+                return Err(check::invalid(
+                    op,
+                    format_args!("axis {i} of x {x} is empty, so {:?} has no element to repeat", self.mode),
+                ));
+            }
+            shape.push(out);
+        }
+        Ok(vec![TensorType::new(x.dtype, shape)])
+    }
+
+    fn takes_strided_input(&self, _i: usize) -> bool {
+        true
     }
 }
 
-impl super::Operation for Trilu {
+impl Operation for Trilu {
     fn name(&self) -> &'static str {
         "Trilu"
     }
 
-    fn infer(&self, _inputs: &[super::TensorType]) -> crate::error::Result<Vec<super::TensorType>> {
-        Err(crate::error::Error::unsupported("Trilu: shape inference is not written yet"))
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>> {
+        check::operands(self.name(), inputs, &["x"])?;
+        check::rank_at_least(self.name(), "x", &inputs[0], 2)?;
+        Ok(inputs.to_vec())
+    }
+
+    fn in_place(&self, i: usize) -> bool {
+        i == 0
     }
 }

@@ -1,6 +1,7 @@
 //! Softmax and normalisation.
 
-use super::F32;
+use super::{F32, Operation, Shape, TensorType, check, matmul::names};
+use crate::error::Result;
 
 /// `softmax` (or its logarithm) over the axes `axis..axis + axes`, taken as one. Input: floats. Output: same type.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -33,22 +34,59 @@ pub struct LayerNorm {
     pub residual: bool,
 }
 
-impl super::Operation for Softmax {
+impl Operation for Softmax {
     fn name(&self) -> &'static str {
         "Softmax"
     }
 
-    fn infer(&self, _inputs: &[super::TensorType]) -> crate::error::Result<Vec<super::TensorType>> {
-        Err(crate::error::Error::unsupported("Softmax: shape inference is not written yet"))
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>> {
+        let op = self.name();
+        check::operands(op, inputs, &["x"])?;
+        let x = &inputs[0];
+        check::dtype(op, "x", x, |d| d.is_float(), check::FLOATS)?;
+        check::axis(op, "x", x, self.axis)?;
+        if self.axes == 0 || self.axes > x.shape.rank() - self.axis {
+            return Err(check::invalid(
+                op,
+                format_args!(
+                    "x {x} does not have {} axes from axis {}, needs 1 or more",
+                    self.axes, self.axis
+                ),
+            ));
+        }
+        Ok(inputs.to_vec())
+    }
+
+    fn in_place(&self, i: usize) -> bool {
+        i == 0
     }
 }
 
-impl super::Operation for LayerNorm {
+impl Operation for LayerNorm {
     fn name(&self) -> &'static str {
         "LayerNorm"
     }
 
-    fn infer(&self, _inputs: &[super::TensorType]) -> crate::error::Result<Vec<super::TensorType>> {
-        Err(crate::error::Error::unsupported("LayerNorm: shape inference is not written yet"))
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>> {
+        let op = self.name();
+        let names = names(&["x"], &[("scale", self.scale), ("bias", self.bias), ("residual", self.residual)]);
+        check::operands(op, inputs, &names)?;
+        let x = &inputs[0];
+        check::dtype(op, "x", x, |d| d.is_float(), check::FLOATS)?;
+        check::axis(op, "x", x, self.axis)?;
+        let normalised = Shape::new(&x.shape[self.axis..]);
+        for (&name, ty) in names.iter().zip(inputs).skip(1) {
+            check::same_dtype(op, name, ty, "x", x)?;
+            if name == "residual" {
+                check::shape_is(op, name, ty, &x.shape)?;
+            } else {
+                check::broadcasts_to(op, name, ty, &normalised)?;
+            }
+        }
+        Ok(vec![x.clone()])
+    }
+
+    fn in_place(&self, i: usize) -> bool {
+        i == 0 || (self.residual && i == 1 + usize::from(self.scale) + usize::from(self.bias))
     }
 }

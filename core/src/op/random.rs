@@ -1,7 +1,8 @@
 //! Random numbers that do not depend on threads or devices: counter-based Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy
 //! as 1, 2, 3", SC 2011). Element `i` of a tensor depends on the seed, the stream offset and `i` alone.
 
-use super::{DType, F32, Shape};
+use super::{DType, F32, Operation, Shape, TensorType, check};
+use crate::error::Result;
 
 /// Which distribution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,12 +34,22 @@ pub struct Random {
     pub shape: Shape,
 }
 
-impl super::Operation for Random {
+impl Operation for Random {
     fn name(&self) -> &'static str {
         "Random"
     }
 
-    fn infer(&self, _inputs: &[super::TensorType]) -> crate::error::Result<Vec<super::TensorType>> {
-        Err(crate::error::Error::unsupported("Random: shape inference is not written yet"))
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>> {
+        let op = self.name();
+        check::operands(op, inputs, &["key"])?;
+        check::dtype(op, "key", &inputs[0], |d| d == DType::I64, "int64")?;
+        check::shape_is(op, "key", &inputs[0], &[2])?;
+        if !self.dtype.is_float() {
+            return Err(check::invalid(
+                op,
+                format_args!("numbers of dtype {} were asked for, needs {}", self.dtype, check::FLOATS),
+            ));
+        }
+        Ok(vec![TensorType { dtype: self.dtype, shape: self.shape.clone() }])
     }
 }

@@ -1,6 +1,8 @@
 //! Recurrent layers, with ONNX's gate order and operands.
 
-use super::F32;
+use super::matmul::names;
+use super::{DType, F32, Operation, TensorType, check};
+use crate::error::Result;
 
 /// Which cell.
 #[allow(missing_docs)]
@@ -70,12 +72,99 @@ pub struct Recurrent {
     pub peephole: bool,
 }
 
-impl super::Operation for Recurrent {
-    fn name(&self) -> &'static str {
-        "Recurrent"
+impl Cell {
+    /// Gates stacked in the weights.
+    pub const fn gates(self) -> usize {
+        match self {
+            Cell::Rnn => 1,
+            Cell::Gru { .. } => 3,
+            Cell::Lstm { .. } => 4,
+        }
     }
 
-    fn infer(&self, _inputs: &[super::TensorType]) -> crate::error::Result<Vec<super::TensorType>> {
-        Err(crate::error::Error::unsupported("Recurrent: shape inference is not written yet"))
+    /// Activations a direction needs.
+    pub const fn activations(self) -> usize {
+        match self {
+            Cell::Rnn => 1,
+            Cell::Gru { .. } => 2,
+            Cell::Lstm { .. } => 3,
+        }
+    }
+}
+
+impl RecurrentDirection {
+    /// Directions that are computed: 1 or 2.
+    pub const fn count(self) -> usize {
+        match self {
+            RecurrentDirection::Bidirectional => 2,
+            _ => 1,
+        }
+    }
+}
+
+impl Operation for Recurrent {
+    fn name(&self) -> &'static str {
+        match self.cell {
+            Cell::Rnn => "RNN",
+            Cell::Gru { .. } => "GRU",
+            Cell::Lstm { .. } => "LSTM",
+        }
+    }
+
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>> {
+        let op = self.name();
+        let names = names(
+            &["x", "w", "r"],
+            &[
+                ("bias", self.bias),
+                ("lengths", self.lengths),
+                ("initial_h", self.initial_h),
+                ("initial_c", self.initial_c),
+                ("peephole", self.peephole),
+            ],
+        );
+        check::operands(op, inputs, &names)?;
+        let lstm = matches!(self.cell, Cell::Lstm { .. });
+        if !lstm && (self.initial_c || self.peephole) {
+            return Err(check::invalid(op, "initial_c and peephole belong to LSTM only"));
+        }
+        let (d, gates, h) = (self.direction.count(), self.cell.gates(), self.hidden);
+        if self.activations.len() != d * self.cell.activations() {
+            return Err(check::invalid(
+                op,
+                format_args!(
+                    "{d} direction(s) need {} activations, got {}",
+                    d * self.cell.activations(),
+                    self.activations.len()
+                ),
+            ));
+        }
+        let overflow = || check::invalid(op, format_args!("a hidden size of {h} is too large"));
+        let rows = h.checked_mul(2 * gates).ok_or_else(overflow)? / 2;
+        let x = &inputs[0];
+        check::dtype(op, "x", x, |d| d.is_float(), check::FLOATS)?;
+        check::rank_is(op, "x", x, 3)?;
+        let [t, b, i] = [x.shape[0], x.shape[1], x.shape[2]];
+        for (&name, ty) in names.iter().zip(inputs).skip(1) {
+            if name == "lengths" {
+                check::dtype(op, name, ty, |d| d == DType::I32, "int32")?;
+            } else {
+                check::same_dtype(op, name, ty, "x", x)?;
+            }
+            match name {
+                "w" => check::shape_is(op, name, ty, &[d, rows, i])?,
+                "r" => check::shape_is(op, name, ty, &[d, rows, h])?,
+                "bias" => check::shape_is(op, name, ty, &[d, 2 * rows])?,
+                "lengths" => check::shape_is(op, name, ty, &[b])?,
+                "peephole" => check::shape_is(op, name, ty, &[d, 3 * h])?,
+                _ => check::shape_is(op, name, ty, &[d, b, h])?,
+            }
+        }
+        let state = TensorType::new(x.dtype, [d, b, h]);
+        let mut out = vec![TensorType::new(x.dtype, [t, d, b, h]), state.clone()];
+        if lstm {
+            out.push(state);
+        }
+        Ok(out)
     }
 }

@@ -1,5 +1,8 @@
 //! Reductions over axes.
 
+use super::{DType, Operation, Shape, TensorType, check};
+use crate::error::Result;
+
 /// What a reduction computes. Sums of f16 and bf16 accumulate in f32; `Sum`, `Prod`, `SumSquare` and `L1` of integers wrap in their dtype.
 #[allow(missing_docs)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,32 +73,81 @@ pub struct Cumulative {
     pub reverse: bool,
 }
 
-impl super::Operation for Reduce {
+/// The shape after reducing `axes`.
+fn reduced(shape: &Shape, axes: &[usize], keep_dims: bool) -> Shape {
+    let mut out = Vec::with_capacity(shape.rank());
+    for (i, &d) in shape.iter().enumerate() {
+        if !axes.contains(&i) {
+            out.push(d);
+        } else if keep_dims {
+            out.push(1);
+        }
+    }
+    out.into()
+}
+
+impl Operation for Reduce {
     fn name(&self) -> &'static str {
         "Reduce"
     }
 
-    fn infer(&self, _inputs: &[super::TensorType]) -> crate::error::Result<Vec<super::TensorType>> {
-        Err(crate::error::Error::unsupported("Reduce: shape inference is not written yet"))
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>> {
+        let op = self.name();
+        check::operands(op, inputs, &["x"])?;
+        let x = &inputs[0];
+        match self.kind {
+            ReduceKind::All | ReduceKind::Any => {
+                check::dtype(op, "x", x, |d| d == DType::Bool, "bool")?;
+            }
+            ReduceKind::Max | ReduceKind::Min => {}
+            _ => check::dtype(op, "x", x, check::is_number, check::NUMBERS)?,
+        }
+        for &axis in &self.axes {
+            check::axis(op, "x", x, axis)?;
+        }
+        if !self.axes.is_sorted_by(|a, b| a < b) {
+            return Err(check::invalid(op, format_args!("axes {:?} must ascend without repeats", self.axes)));
+        }
+        Ok(vec![TensorType { dtype: x.dtype, shape: reduced(&x.shape, &self.axes, self.keep_dims) }])
+    }
+
+    fn takes_strided_input(&self, _i: usize) -> bool {
+        true
     }
 }
 
-impl super::Operation for ArgReduce {
+impl Operation for ArgReduce {
     fn name(&self) -> &'static str {
         "ArgReduce"
     }
 
-    fn infer(&self, _inputs: &[super::TensorType]) -> crate::error::Result<Vec<super::TensorType>> {
-        Err(crate::error::Error::unsupported("ArgReduce: shape inference is not written yet"))
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>> {
+        let op = self.name();
+        check::operands(op, inputs, &["x"])?;
+        let x = &inputs[0];
+        check::dtype(op, "x", x, check::is_number, check::NUMBERS)?;
+        check::axis(op, "x", x, self.axis)?;
+        if x.shape[self.axis] == 0 {
+            return Err(check::invalid(op, format_args!("axis {} of x {x} is empty", self.axis)));
+        }
+        Ok(vec![TensorType { dtype: DType::I64, shape: reduced(&x.shape, &[self.axis], self.keep_dims) }])
     }
 }
 
-impl super::Operation for Cumulative {
+impl Operation for Cumulative {
     fn name(&self) -> &'static str {
         "Cumulative"
     }
 
-    fn infer(&self, _inputs: &[super::TensorType]) -> crate::error::Result<Vec<super::TensorType>> {
-        Err(crate::error::Error::unsupported("Cumulative: shape inference is not written yet"))
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>> {
+        let op = self.name();
+        check::operands(op, inputs, &["x"])?;
+        check::dtype(op, "x", &inputs[0], check::is_number, check::NUMBERS)?;
+        check::axis(op, "x", &inputs[0], self.axis)?;
+        Ok(inputs.to_vec())
+    }
+
+    fn in_place(&self, i: usize) -> bool {
+        i == 0
     }
 }

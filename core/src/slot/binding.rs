@@ -72,6 +72,52 @@ pub(super) fn bind<T: Send + 'static>(pool: &Arc<Shared<T>>, grant: Grant) {
     }
 }
 
+/// For as long as it lives, the calling thread's slot of a pool is one that a lease owns.
+pub(crate) struct Scope {
+    pool_id: u64,
+    before: Option<Grant>,
+    /// Stays on its thread.
+    thread: std::marker::PhantomData<*const ()>,
+}
+
+impl Scope {
+    pub(crate) fn new<T: Send + 'static>(pool: &Arc<Shared<T>>, grant: Grant) -> Self {
+        let before = BINDINGS
+            .try_with(|bindings| {
+                let mut entries = bindings.entries.borrow_mut();
+                if let Some(entry) = entries.iter_mut().find(|entry| entry.pool_id == pool.id) {
+                    return Some(std::mem::replace(&mut entry.grant, grant));
+                }
+                entries.push(Entry { pool_id: pool.id, grant, pool: Box::new(Keep::new(pool)) });
+                None
+            })
+            .ok()
+            .flatten();
+        Self { pool_id: pool.id, before, thread: std::marker::PhantomData }
+    }
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        // The leased slot is not released: it is the lease's. What is let go of is dropped after the borrow ended.
+        let _over = BINDINGS.try_with(|bindings| {
+            let mut entries = bindings.entries.borrow_mut();
+            match self.before {
+                Some(before) => {
+                    if let Some(entry) = entries.iter_mut().find(|entry| entry.pool_id == self.pool_id) {
+                        entry.grant = before;
+                    }
+                    None
+                }
+                None => {
+                    let at = entries.iter().position(|entry| entry.pool_id == self.pool_id);
+                    at.map(|at| entries.swap_remove(at))
+                }
+            }
+        });
+    }
+}
+
 impl Drop for Bindings {
     fn drop(&mut self) {
         for entry in self.entries.take() {

@@ -45,6 +45,7 @@ pub use future::{Enter, Lease};
 pub use running::Running;
 pub use stats::Stats;
 
+pub(crate) use binding::Scope;
 pub(crate) use shared::{Keep, Shared, Step};
 pub(crate) use waiter::{Grant, Outcome};
 

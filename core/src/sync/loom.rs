@@ -51,6 +51,12 @@ impl<T> Mutex<T> {
         MutexGuard { mutex: self, inner: self.0.lock().expect("loom's mutexes do not poison") }
     }
 
+    /// Holds the lock if it is free just now.
+    #[track_caller]
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        self.0.try_lock().ok().map(|inner| MutexGuard { mutex: self, inner })
+    }
+
     /// The value, without locking: the caller has the only reference.
     pub fn get_mut(&mut self) -> &mut T {
         self.0.get_mut().expect("loom's mutexes do not poison")
