@@ -2,16 +2,8 @@ use streampool_core::op::*;
 
 use crate::common::*;
 
-const NUMBERS: [DType; 8] = [
-    DType::F32,
-    DType::F64,
-    DType::F16,
-    DType::BF16,
-    DType::I8,
-    DType::U8,
-    DType::I32,
-    DType::I64,
-];
+const NUMBERS: [DType; 8] =
+    [DType::F32, DType::F64, DType::F16, DType::BF16, DType::I8, DType::U8, DType::I32, DType::I64];
 
 fn erf(x: f64) -> f64 {
     libm::erf(x)
@@ -78,9 +70,9 @@ fn unary_reference(f: Unary, x: f64) -> f64 {
 const UNARY: [Unary; 41] = {
     use Unary::*;
     [
-        Neg, Abs, Sign, Ceil, Floor, Trunc, Round, Sqrt, Rsqrt, Reciprocal, Exp, Log, Log1p, Expm1, Sin, Cos, Tan,
-        Asin, Acos, Atan, Sinh, Cosh, Tanh, Asinh, Acosh, Atanh, Erf, Sigmoid, Relu, Gelu, GeluTanh, Silu,
-        Softplus, Not, BitNot, IsNan, IsInf, IsPosInf, IsNegInf, Neg, Abs,
+        Neg, Abs, Sign, Ceil, Floor, Trunc, Round, Sqrt, Rsqrt, Reciprocal, Exp, Log, Log1p, Expm1, Sin, Cos,
+        Tan, Asin, Acos, Atan, Sinh, Cosh, Tanh, Asinh, Acosh, Atanh, Erf, Sigmoid, Relu, Gelu, GeluTanh,
+        Silu, Softplus, Not, BitNot, IsNan, IsInf, IsPosInf, IsNegInf, Neg, Abs,
     ]
 };
 
@@ -168,8 +160,8 @@ fn binary_reference(f: Binary, x: f64, y: f64, float: bool) -> f64 {
 const BINARY: [Binary; 25] = {
     use Binary::*;
     [
-        Add, Sub, Mul, Div, FloorDiv, Rem, Mod, Pow, Atan2, Min, Max, Eq, Ne, Lt, Le, Gt, Ge, And, Or, Xor, BitAnd,
-        BitOr, BitXor, Shl, Shr,
+        Add, Sub, Mul, Div, FloorDiv, Rem, Mod, Pow, Atan2, Min, Max, Eq, Ne, Lt, Le, Gt, Ge, And, Or, Xor,
+        BitAnd, BitOr, BitXor, Shl, Shr,
     ]
 };
 
@@ -201,12 +193,7 @@ fn functions_of_two_elements_match_on_every_dtype() {
                     // The quotient is rounded before its floor is taken.
                     let near = f == Binary::FloorDiv && dtype.is_float() && (g - w).abs() <= 1.0;
                     let fine = (g.is_nan() && w.is_nan()) || g == w || (g - w).abs() <= tolerance || near;
-                    assert!(
-                        fine,
-                        "{f:?} of {:?} and {:?}: {g}, should be {w}",
-                        x.get(i),
-                        y.get(i)
-                    );
+                    assert!(fine, "{f:?} of {:?} and {:?}: {g}, should be {w}", x.get(i), y.get(i));
                 }
             }
         }
@@ -425,8 +412,7 @@ fn constants_alone_and_dead_instructions_are_fine() {
     assert_eq!(wholes(&eval(Map { code }, &[&x])[0]), [7, 7, 7]);
     let half = HostTensor::from_vec([3], [1.0, 2.0, 65504.0].map(half::f16::from_f32).to_vec()).unwrap();
     // Doubling overflows f16, so converted to f32 it is infinite: as if it had been stored.
-    let code =
-        vec![Instr::Input(0), Instr::Binary(Binary::Add, 0, 0), Instr::Cast(DType::F32, 1)];
+    let code = vec![Instr::Input(0), Instr::Binary(Binary::Add, 0, 0), Instr::Cast(DType::F32, 1)];
     assert_eq!(reals(&eval(Map { code }, &[&half])[0]), [2.0, 4.0, f64::INFINITY]);
     for dtype in NUMBERS {
         let empty = HostTensor::zeros(TensorType::new(dtype, [3, 0])).unwrap();
