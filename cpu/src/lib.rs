@@ -7,12 +7,15 @@ mod constants;
 mod driver;
 mod evaluate;
 mod fork;
+#[allow(dead_code, unused_imports)]
+mod gemm;
 pub mod kernel;
 mod kernels;
 mod memory;
 mod processor;
 mod program;
 mod queue;
+#[allow(dead_code, unused_imports)]
 mod simd;
 pub mod team;
 

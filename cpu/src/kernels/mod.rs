@@ -17,6 +17,7 @@ mod gather;
 mod lanes;
 mod linalg;
 mod map;
+mod matmul;
 mod nest;
 mod normalize;
 mod pool;
@@ -37,9 +38,9 @@ pub(crate) fn prepare(p: &Prepare<'_>) -> Result<Box<dyn Kernel>> {
         Op::Reduce(op) => return reduce::prepare(op, p),
         Op::ArgReduce(op) => along::prepare_arg(op, p),
         Op::Cumulative(op) => along::prepare_cumulative(op, p),
-        Op::MatMul(_) | Op::MatMulInteger(_) | Op::Attention(_) | Op::Conv(_) | Op::ConvTranspose(_) => {
-            reference::prepare(p)
-        }
+        Op::MatMul(_) => return matmul::make(p),
+        Op::MatMulInteger(_) => return matmul::make_integer(p),
+        Op::Attention(_) | Op::Conv(_) | Op::ConvTranspose(_) => reference::prepare(p),
         Op::Pool(op) => pool::prepare(op, p),
         Op::Resize(op) => resize::prepare(op, p),
         Op::Softmax(op) => normalize::prepare_softmax(op, p),

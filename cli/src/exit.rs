@@ -1,0 +1,68 @@
+//! How the process ends; `streampool --help` lists the codes.
+
+use streampool::Error;
+
+/// Why a command ended without doing what was asked.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// A check failed; it was said where.
+    Check,
+    /// Options that do not go together.
+    Usage(String),
+    /// An error of the library.
+    Error(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Self {
+        Failure::Error(e)
+    }
+}
+
+impl Failure {
+    /// The exit code.
+    pub(crate) fn code(&self) -> u8 {
+        match self {
+            Failure::Check => 1,
+            Failure::Usage(_) => 2,
+            Failure::Error(e) if e.is_internal() => 5,
+            Failure::Error(e)
+                if e.is_out_of_memory()
+                    || e.is_pool_exhausted()
+                    || e.is_forked()
+                    || e.is_shut_down()
+                    || e.is_device_lost()
+                    || e.is_timeout() =>
+            {
+                4
+            }
+            Failure::Error(_) => 3,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_those_that_help_documents() {
+        let code = |e: Error| Failure::from(e).code();
+        assert_eq!(Failure::Check.code(), 1);
+        assert_eq!(Failure::Usage(String::new()).code(), 2);
+        for e in [Error::invalid_model(""), Error::unsupported(""), Error::io(""), Error::invalid_argument("")] {
+            assert_eq!(code(e), 3);
+        }
+        for e in [
+            Error::out_of_memory(""),
+            Error::pool_exhausted(""),
+            Error::device_lost(""),
+            Error::timeout(""),
+            Error::shut_down(""),
+            Error::forked(""),
+        ] {
+            assert_eq!(code(e), 4);
+        }
+        assert_eq!(code(Error::internal("")), 5);
+    }
+}
