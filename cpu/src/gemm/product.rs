@@ -383,31 +383,58 @@ pub(crate) struct Block {
     pub(crate) end: Epilogue,
 }
 
+/// A part of the sums.
+struct Stretch {
+    k0: usize,
+    k: usize,
+    /// Go on with the sums that lie in C.
+    resume: bool,
+    /// No more follows.
+    last: bool,
+}
+
 impl Block {
     /// Computes it.
     ///
     /// # Safety
     /// The pointers are valid for the shape (B over whole panels).
     pub(crate) unsafe fn run(&self, kernels: &Kernels) {
+        // SAFETY: passed on from the caller.
+        unsafe { self.sums(kernels, false) }
+    }
+
+    /// Goes on with the sums that lie in C.
+    ///
+    /// # Safety
+    /// As [`Block::run`].
+    pub(crate) unsafe fn resume(&self, kernels: &Kernels) {
+        // SAFETY: passed on from the caller.
+        unsafe { self.sums(kernels, true) }
+    }
+
+    /// # Safety
+    /// As [`Block::run`].
+    unsafe fn sums(&self, kernels: &Kernels, mut resume: bool) {
         let tiles = self.m.div_ceil(kernels.max_rows());
         // Stretches of k of equal length.
         let stretch = self.k.div_ceil(self.k.div_ceil(BLOCK_K).max(1));
         let mut k0 = 0;
         loop {
             let k = stretch.min(self.k - k0);
-            let last = k0 + k == self.k;
+            let stretch = Stretch { k0, k, resume, last: k0 + k == self.k };
             // SAFETY: the caller vouches for the whole shape; every tile is inside it.
             unsafe {
                 if tiles <= 1 {
-                    self.wide_row(kernels, k0, k, last);
+                    self.wide_row(kernels, &stretch);
                 } else {
-                    self.panels(kernels, tiles, k0, k, last);
+                    self.panels(kernels, tiles, &stretch);
                 }
             }
-            k0 += k;
-            if last {
+            if stretch.last {
                 return;
             }
+            k0 += k;
+            resume = true;
         }
     }
 
@@ -415,7 +442,7 @@ impl Block {
     ///
     /// # Safety
     /// As [`Block::run`].
-    unsafe fn wide_row(&self, kernels: &Kernels, k0: usize, k: usize, last: bool) {
+    unsafe fn wide_row(&self, kernels: &Kernels, stretch: &Stretch) {
         let mut col = 0;
         let mut log = kernels.widest(self.m);
         while col < self.n {
@@ -430,7 +457,7 @@ impl Block {
             }
             let cols = left.min(kernels.lanes << log);
             // SAFETY: the tile is inside the block, and so are all its panels.
-            unsafe { self.tile(kernels, 0..self.m, col, cols, log, k0, k, last) };
+            unsafe { self.tile(kernels, 0..self.m, col, cols, log, stretch) };
             col += cols;
         }
     }
@@ -439,7 +466,7 @@ impl Block {
     ///
     /// # Safety
     /// As [`Block::run`].
-    unsafe fn panels(&self, kernels: &Kernels, tiles: usize, k0: usize, k: usize, last: bool) {
+    unsafe fn panels(&self, kernels: &Kernels, tiles: usize, stretch: &Stretch) {
         let (rows, more) = (self.m / tiles, self.m % tiles);
         let mut col = 0;
         while col < self.n {
@@ -449,7 +476,7 @@ impl Block {
             for t in 0..tiles {
                 let r1 = r0 + rows + usize::from(t < more);
                 // SAFETY: the tile is inside the block.
-                unsafe { self.tile(kernels, r0..r1, col, cols, log, k0, k, last) };
+                unsafe { self.tile(kernels, r0..r1, col, cols, log, stretch) };
                 r0 = r1;
             }
             col += cols;
@@ -461,7 +488,6 @@ impl Block {
     /// # Safety
     /// As [`Block::run`]; the tile is inside the block, and B has panels over the tile's whole width.
     #[inline]
-    #[allow(clippy::too_many_arguments)]
     unsafe fn tile(
         &self,
         kernels: &Kernels,
@@ -469,9 +495,7 @@ impl Block {
         col: usize,
         cols: usize,
         log: usize,
-        k0: usize,
-        k: usize,
-        last: bool,
+        &Stretch { k0, k, resume, last }: &Stretch,
     ) {
         // SAFETY: the offsets are inside what the caller vouches for.
         unsafe {
@@ -486,7 +510,7 @@ impl Block {
                 c: self.c.add(rows.start * self.c_row + col),
                 c_row: self.c_row,
                 cols,
-                resume: k0 > 0,
+                resume,
                 end: last.then_some(&end),
             };
             kernels.tile(rows.len(), log)(&tile);
