@@ -31,6 +31,10 @@ fn target(n: &Node) -> LResult<DType> {
 fn bit_cast(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
     let to = target(n)?;
     let x = lo.input(n, 0)?;
+    if x.dtype == to || (x.dtype == DType::Bool && matches!(to, DType::U8 | DType::I8)) {
+        let y = lo.cast(&x, to)?;
+        return lo.set(n, 0, y);
+    }
     if x.dtype.size() != to.size() || to == DType::Bool || x.dtype == DType::Bool {
         return Err(Error::unsupported(format!("BitCast from {} to {to} is not supported", x.dtype)).into());
     }
