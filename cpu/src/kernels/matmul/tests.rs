@@ -27,17 +27,23 @@ fn check(isa: Isa, op: &MatMul, inputs: &[&Tensor], constant: bool, team: &Team)
         DType::F64 => (0.0, 1e-12), // as exact as the reference of Gelu
         _ => (0.0, 0.0),
     };
+    // The factors of one repetition, dense.
+    let dense = |t: &Tensor, batch: &[usize], rows: usize, cols: usize| -> Vec<f64> {
+        let at = |i: usize| [batch, &[i / cols, i % cols]].concat();
+        (0..rows * cols).map(|i| t.at(&at(i))).collect()
+    };
+    let (m, n) = (sa[ra - 2], sb[rb - 1]);
+    let (mut fa, mut fb) = (Vec::new(), Vec::new());
     for index in indices(&out.layout.shape) {
-        let (row, col) = (index[index.len() - 2], index[index.len() - 1]);
-        let (mut ia, mut ib) = (index.clone(), index.clone());
+        let (batch, last) = index.split_at(index.len() - 2);
+        if last == [0, 0] {
+            (fa, fb) = (dense(a, batch, m, k), dense(b, batch, k, n));
+        }
         let (mut sum, mut size) = (0.0, 0.0);
         for p in 0..k {
-            let last = index.len() - 1;
-            (ia[last - 1], ia[last]) = (row, p);
-            (ib[last - 1], ib[last]) = (p, col);
-            let t = a.at(&ia) * b.at(&ib);
+            let t = fa[last[0] * k + p] * fb[p * n + last[1]];
             sum += t;
-            size += t.abs();
+            size += f64::abs(t);
         }
         sum *= f64::from(op.alpha.get());
         for extra in &inputs[2..] {
