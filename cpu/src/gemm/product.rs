@@ -417,7 +417,15 @@ impl Repeat {
 
     /// `items` repetitions of `work` multiply-adds that need `scratch_bytes` each.
     pub(crate) fn new(items: usize, work: usize, scratch_bytes: usize) -> Self {
-        let over = Self::over(items, work);
+        Self::with(items, work, scratch_bytes, Self::over(items, work))
+    }
+
+    /// The same of repetitions that cannot be split further.
+    pub(crate) fn of_whole(items: usize, work: usize, scratch_bytes: usize) -> Self {
+        Self::with(items, work, scratch_bytes, items > 1)
+    }
+
+    fn with(items: usize, work: usize, scratch_bytes: usize, over: bool) -> Self {
         let work = work.saturating_mul(items);
         let members = if over && work >= LARGE_WORK {
             std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_MEMBERS)

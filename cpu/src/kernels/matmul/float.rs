@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use streampool_core::Result;
 use streampool_core::op::{Activation, Constant, DType, Layout, MatMul};
 
-use super::{Batch, Views, extras, steps};
+use super::{Batch, Views, aligned_copy, extras, steps};
 use crate::gemm::half::{Half, finish_half};
 use crate::gemm::{
     Addend, B, Epilogue, Form, Output, PackedB, Product, Rect, Repeat, Sink, Source, Spec, pack,
@@ -235,17 +235,6 @@ fn packed_form(
         // SAFETY: the layout lies inside the constant (the program was validated), whose bytes are initialised and now aligned.
         unsafe { PackedB::new(&items, k, n, width) }
     })
-}
-
-/// The bytes at an address that any element may have.
-fn aligned_copy(bytes: &[u8]) -> Vec<u64> {
-    let mut words = vec![0u64; bytes.len().div_ceil(8)];
-    for (word, chunk) in words.iter_mut().zip(bytes.chunks(8)) {
-        let mut eight = [0; 8];
-        eight[..chunk.len()].copy_from_slice(chunk);
-        *word = u64::from_ne_bytes(eight);
-    }
-    words
 }
 
 /// Operand pointers that tasks share.
