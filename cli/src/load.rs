@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use cpu_time::ProcessTime;
-use streampool_core::Result;
+use streampool::Result;
 
 use crate::stats::Histogram;
 
@@ -151,7 +151,7 @@ fn at_once<C: Caller>(
 mod tests {
     use super::*;
     use std::sync::Mutex;
-    use streampool_core::Error;
+    use streampool::Error;
 
     #[test]
     fn every_request_is_made_once() {

@@ -237,7 +237,8 @@ fn progress(total: usize, counts: usize) -> ProgressBar {
         Some((total as u64).saturating_mul(counts as u64)),
         ProgressDrawTarget::stderr_with_hz(10),
     );
-    if let Ok(style) = ProgressStyle::with_template("{msg:12} [{bar:40}] {human_pos}/{human_len} {per_sec} {eta}")
+    if let Ok(style) =
+        ProgressStyle::with_template("{msg:12} [{bar:40}] {human_pos}/{human_len} {per_sec} {eta}")
     {
         bar.set_style(style.progress_chars("=> "));
     }

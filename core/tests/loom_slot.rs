@@ -214,6 +214,26 @@ fn a_released_slot_goes_to_the_oldest_waiter() {
 }
 
 #[test]
+fn a_granted_slot_is_kept_for_whom_it_was_granted_to() {
+    explore("a grant to an entry and a newcomer", 5, || {
+        let pool = waiting_pool(1);
+        let lease = pool.lease().unwrap();
+        let mut first = pool.enter_async();
+        assert!(poll(&mut first).is_pending());
+        let release = thread::spawn(move || drop(lease));
+        // The first was granted the slot, but has not come for it: nobody else may have it as an idle binding.
+        let mut second = pool.lease_async();
+        assert!(poll(&mut second).is_pending(), "barging");
+        release.join().unwrap();
+        assert!(poll(&mut second).is_pending(), "the oldest is first");
+        work(ready(&mut first).unwrap());
+        drop(ready(&mut second).unwrap());
+        drop((first, second));
+        assert_all_back(&pool, 1);
+    });
+}
+
+#[test]
 fn the_end_of_a_section_hands_over_in_the_order_of_arrival() {
     explore("the end of a section and two waiting tasks", 4, || {
         let pool = waiting_pool(1);

@@ -11,7 +11,7 @@
 //! - a thread's **binding**: the slot that the thread used last. It is only a cache. While the thread runs nothing,
 //!   somebody who waits may take the slot over; the generation moves on, and the thread notices at its next entry and
 //!   takes another. So a thousand threads on 32 slots all make progress, and an idle thread pool starves nobody.
-//! - a [`StreamLease`](crate::lease::StreamLease): owned, exclusive, `Send`.
+//! - a [`StreamLease`]: owned, exclusive, `Send`.
 //!
 //! If all slots run or are leased, [`Policy`] says what an entry does. Waiters are served in the order of arrival: a slot
 //! that comes free goes to the oldest, and nobody overtakes, not even the thread that gave it up.
