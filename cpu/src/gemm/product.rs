@@ -85,7 +85,6 @@ pub(crate) struct Product {
 
 /// Pointers that tasks share.
 struct Shared<'a> {
-    a: Source,
     b: B<'a>,
     out: &'a Output<'a>,
     scratch: *mut f32,
@@ -232,7 +231,7 @@ impl Product {
             return;
         }
         let panels = self.n.div_ceil(self.width());
-        let shared = Shared { a, b, out, scratch };
+        let shared = Shared { b, out, scratch };
         if self.a_row.is_none() && self.m <= self.task_rows && panels <= self.block_panels {
             // SAFETY: the caller's contract, and the only member.
             return unsafe { self.task(&shared, a, 0, 0..self.m, 0..panels, 0) };
@@ -461,7 +460,7 @@ impl Repeat {
         let work = if self.members > 1 { self.work } else { 0 };
         team.run_members(self.items.div_ceil(group), work, self.members, &|i, member| {
             for g in i * group..((i + 1) * group).min(self.items) {
-                one(g, scratch.of(member, self.own), &Team::ALONE);
+                one(g, scratch.of(member, self.own), &crate::team::ALONE);
             }
         });
     }

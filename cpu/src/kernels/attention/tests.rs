@@ -90,18 +90,18 @@ fn shapes_dtypes_and_masks() {
                     check(
                         isa,
                         &Case { op: op(0.7, false, false, merge), q: &q, k: &k, v: &v, mask: None },
-                        &Team::ALONE,
+                        &crate::team::ALONE,
                     );
                     for shape in [&[s, t][..], &[t], &[b, 1, 1, t], &[h, s, t], &[b, h, s, 1], &[]] {
                         let mask = tensor(shape);
                         let case =
                             Case { op: op(3.0, false, true, merge), q: &q, k: &k, v: &v, mask: Some(&mask) };
-                        check(isa, &case, &Team::ALONE);
+                        check(isa, &case, &crate::team::ALONE);
                     }
                 }
                 if t >= s {
                     let case = Case { op: op(1.5, true, false, true), q: &q, k: &k, v: &v, mask: None };
-                    check(isa, &case, &Team::ALONE);
+                    check(isa, &case, &crate::team::ALONE);
                 }
             }
         }
@@ -121,19 +121,19 @@ fn views_of_merged_heads_are_read_in_place() {
         check(
             Isa::detect(),
             &Case { op: op(0.2, false, false, true), q: &q, k: &k, v: &v, mask: None },
-            &Team::ALONE,
+            &crate::team::ALONE,
         );
         let reversed = k.view(|l| l.slice(2, t - 1, t, -1));
         check(
             Isa::detect(),
             &Case { op: op(0.2, true, false, false), q: &q, k: &reversed, v: &v, mask: None },
-            &Team::ALONE,
+            &crate::team::ALONE,
         );
         let mask = Tensor::random(dtype, &[t, s], &mut random).view(|l| l.permute(&[1, 0]));
         check(
             Isa::detect(),
             &Case { op: op(0.2, false, true, true), q: &q, k: &k, v: &v, mask: Some(&mask) },
-            &Team::ALONE,
+            &crate::team::ALONE,
         );
     }
 }
@@ -151,7 +151,7 @@ fn long_sequences_go_block_by_block() {
             check(
                 isa,
                 &Case { op: op(5.0, causal, false, true), q: &q, k: &k, v: &v, mask: None },
-                &Team::ALONE,
+                &crate::team::ALONE,
             );
         }
         // The greatest score comes last, so that all sums are rescaled.
@@ -159,7 +159,7 @@ fn long_sequences_go_block_by_block() {
         check(
             isa,
             &Case { op: op(1.0, false, true, true), q: &q, k: &k, v: &v, mask: Some(&rising) },
-            &Team::ALONE,
+            &crate::team::ALONE,
         );
     }
 }
@@ -180,7 +180,7 @@ fn masked_queries() {
         let op = Op::Attention(op(1.0, false, true, false));
         let inputs = [&q, &k, &v, &mask];
         let trial = Trial { op: &op, inputs: &inputs, packed: &[], out: (DType::F32, &[1, 1, 4, 8]) };
-        let out = trial.run(|p| make_with(isa, p), &Team::ALONE);
+        let out = trial.run(|p| make_with(isa, p), &crate::team::ALONE);
         for x in 0..8 {
             assert_eq!(out.at(&[0, 0, 0, x]), 0.0);
             assert!(out.at(&[0, 0, 1, x]).is_finite());
@@ -195,7 +195,7 @@ fn masked_queries() {
     check(
         Isa::detect(),
         &Case { op: super::tests::op(1.0, true, false, false), q: &q, k: &k, v: &v, mask: None },
-        &Team::ALONE,
+        &crate::team::ALONE,
     );
 }
 
@@ -206,7 +206,7 @@ fn bits_do_not_depend_on_cores() {
     for (b, h, s, t) in [(2, 12, 64, 64), (1, 2, 600, 600)] {
         let (q, k, v) = (tensor(&[b, h, s, 32]), tensor(&[b, h, t, 32]), tensor(&[b, h, t, 32]));
         let case = Case { op: op(0.2, false, false, true), q: &q, k: &k, v: &v, mask: None };
-        let alone = check(Isa::detect(), &case, &Team::ALONE);
+        let alone = check(Isa::detect(), &case, &crate::team::ALONE);
         for cores in [2, 4] {
             assert!(check(Isa::detect(), &case, &Team::new(cores)) == alone);
         }

@@ -229,6 +229,7 @@ unsafe fn slide(isa: Isa, from: *const f32, taps: &[usize], weights: &[f32], to:
 
 /// # Safety
 /// As [`slide`], and the processor has the instructions of `V`.
+#[allow(clippy::needless_range_loop)] // counting loops are unrolled, iterators may not be
 #[inline(always)]
 unsafe fn slide_with<V: Vector>(from: *const f32, taps: &[usize], weights: &[f32], to: *mut f32, len: usize) {
     let mut j = 0;

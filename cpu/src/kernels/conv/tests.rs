@@ -124,7 +124,7 @@ fn convolutions_of_many_shapes_are_right() {
                 let (x, w) =
                     (Tensor::random(dtype, s.0, &mut random), Tensor::random(dtype, s.1, &mut random));
                 for constant in [false, true] {
-                    check(isa, &conv(s), &[&x, &w], constant, &Team::ALONE);
+                    check(isa, &conv(s), &[&x, &w], constant, &crate::team::ALONE);
                 }
             }
         }
@@ -153,17 +153,17 @@ fn endings() {
                     &Conv { bias: true, ..base.clone() },
                     &[&x, &w, &bias],
                     true,
-                    &Team::ALONE,
+                    &crate::team::ALONE,
                 );
                 check(
                     Isa::detect(),
                     &Conv { residual: true, ..base.clone() },
                     &[&x, &w, &residual],
                     true,
-                    &Team::ALONE,
+                    &crate::team::ALONE,
                 );
                 let both = Conv { bias: true, residual: true, ..base };
-                check(Isa::detect(), &both, &[&x, &w, &bias, &residual], false, &Team::ALONE);
+                check(Isa::detect(), &both, &[&x, &w, &bias, &residual], false, &crate::team::ALONE);
             }
         }
     }
@@ -181,7 +181,7 @@ fn bits_do_not_depend_on_cores() {
     for s in &shapes {
         for dtype in [DType::F32, DType::F16] {
             let (x, w) = (Tensor::random(dtype, s.0, &mut random), Tensor::random(dtype, s.1, &mut random));
-            let alone = check(Isa::detect(), &conv(s), &[&x, &w], true, &Team::ALONE);
+            let alone = check(Isa::detect(), &conv(s), &[&x, &w], true, &crate::team::ALONE);
             for cores in [2, 4] {
                 assert!(check(Isa::detect(), &conv(s), &[&x, &w], true, &Team::new(cores)) == alone);
             }
@@ -276,13 +276,13 @@ fn transposed_convolutions_are_right() {
                         groups: s.7,
                         bias: false,
                     };
-                    check_transpose(isa, &op, &[&x, &w], constant, &Team::ALONE);
+                    check_transpose(isa, &op, &[&x, &w], constant, &crate::team::ALONE);
                     check_transpose(
                         isa,
                         &ConvTranspose { bias: true, ..op },
                         &[&x, &w, &bias],
                         constant,
-                        &Team::ALONE,
+                        &crate::team::ALONE,
                     );
                 }
             }
@@ -301,6 +301,6 @@ fn transposed_convolutions_are_right() {
         Tensor::random(DType::F32, &[1, 40, 12, 13], &mut random),
         Tensor::random(DType::F32, &[40, 30, 4, 4], &mut random),
     );
-    let alone = check_transpose(Isa::detect(), &op, &[&x, &w], true, &Team::ALONE);
+    let alone = check_transpose(Isa::detect(), &op, &[&x, &w], true, &crate::team::ALONE);
     assert!(check_transpose(Isa::detect(), &op, &[&x, &w], true, &Team::new(3)) == alone);
 }

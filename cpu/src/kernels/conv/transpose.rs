@@ -11,7 +11,6 @@ use crate::gemm::pack::{pack_panel, row_stride};
 use crate::gemm::{B, Epilogue, Form, Output, Product, Rect, Repeat, Source, Spec, tile::Kernels};
 use crate::kernel::{Args, Kernel, Prepare};
 use crate::simd::Isa;
-use crate::team::Team;
 
 /// Elements of the product that are held at a time (4 MiB).
 const HELD: usize = 1024 * 1024;
@@ -137,7 +136,7 @@ impl TransposedConv {
             };
             let rows = scratch;
             let output = Output { data: rows, row: n, end: Epilogue::NONE, sink: None };
-            product.run(a, B::Panels(&pack), &output, scratch.add(self.held), &Team::ALONE);
+            product.run(a, B::Panels(&pack), &output, scratch.add(self.held), &crate::team::ALONE);
 
             for channel in 0..channels {
                 let out = group * self.m + first + channel;
