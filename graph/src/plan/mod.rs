@@ -81,7 +81,8 @@ pub(crate) fn build(
     let mut steps = Vec::new();
     let mut trace = Vec::new();
     for (_, node) in lir.live() {
-        let mut operand = |v: &View| Operand { place: place(v.buf), dtype: v.dtype, layout: v.layout.clone() };
+        let mut operand =
+            |v: &View| Operand { place: place(v.buf), dtype: v.dtype, layout: v.layout.clone() };
         steps.push(Step {
             name: node.name.clone(),
             op: node.op.clone(),
