@@ -125,14 +125,12 @@ impl Plan {
                 }
             }
         }
-        for (n, (port, written)) in self.program.outputs.iter().zip(&outputs).enumerate() {
-            let whole = match written.0.first_key_value() {
-                Some((0, &(_, buf))) => written.holds(0, port.bytes, buf),
-                _ => port.bytes == 0,
-            };
-            if !whole {
+        for (n, ((port, written), &buf)) in
+            self.program.outputs.iter().zip(&outputs).zip(&self.results).enumerate()
+        {
+            if !written.holds(0, port.bytes, buf) {
                 return Err(Error::internal(format!(
-                    "plan '{}': output {n} is not written in full",
+                    "plan '{}': output {n} does not hold its result in full",
                     self.program.name
                 )));
             }
