@@ -94,6 +94,11 @@ impl<'a> Slice<'a> {
         Self { address: segment.address + offset as u64, bytes, owner: PhantomData }
     }
 
+    /// A block's range; the block keeps its segment alive for `'a`.
+    pub(crate) fn of_block(block: &'a crate::memory::Block) -> Self {
+        Self { address: block.address(), bytes: block.bytes(), owner: PhantomData }
+    }
+
     /// The part of this slice from `offset`, `bytes` long.
     ///
     /// # Panics

@@ -10,7 +10,14 @@
 
 pub mod driver;
 pub mod error;
+pub mod gate;
+pub mod hazard;
+pub mod lease;
+pub mod memory;
+pub mod once;
 pub mod op;
+pub mod slot;
+pub mod sync;
 pub mod timeline;
 
 pub use error::{Error, Result};

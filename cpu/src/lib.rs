@@ -7,6 +7,7 @@ mod constants;
 mod driver;
 mod evaluate;
 mod fork;
+mod gemm;
 pub mod kernel;
 mod kernels;
 mod memory;

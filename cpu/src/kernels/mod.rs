@@ -11,12 +11,15 @@ use streampool_core::op::Op;
 use crate::kernel::{Kernel, Prepare};
 
 mod along;
+mod attention;
+mod conv;
 mod copy;
 mod create;
 mod gather;
 mod lanes;
 mod linalg;
 mod map;
+mod matmul;
 mod nest;
 mod normalize;
 mod pool;
@@ -37,9 +40,11 @@ pub(crate) fn prepare(p: &Prepare<'_>) -> Result<Box<dyn Kernel>> {
         Op::Reduce(op) => return reduce::prepare(op, p),
         Op::ArgReduce(op) => along::prepare_arg(op, p),
         Op::Cumulative(op) => along::prepare_cumulative(op, p),
-        Op::MatMul(_) | Op::MatMulInteger(_) | Op::Attention(_) | Op::Conv(_) | Op::ConvTranspose(_) => {
-            reference::prepare(p)
-        }
+        Op::MatMul(_) => return matmul::make(p),
+        Op::MatMulInteger(_) => return matmul::make_integer(p),
+        Op::Attention(_) => return attention::make(p),
+        Op::Conv(_) => return conv::make(p),
+        Op::ConvTranspose(_) => return conv::make_transpose(p),
         Op::Pool(op) => pool::prepare(op, p),
         Op::Resize(op) => resize::prepare(op, p),
         Op::Softmax(op) => normalize::prepare_softmax(op, p),

@@ -16,8 +16,8 @@ use crate::kernel::{Args, Kernel, Prepare};
 /// Columns that are reduced side by side.
 const COLUMNS: usize = 256;
 
-/// Rows after which column results are added to totals, so that long sums lose no digits to their own size.
-const FLUSH: usize = 128;
+/// Rows after which column results are put aside, so that long sums lose no digits to their own size.
+const FLUSH: usize = 64;
 
 struct ReduceKernel {
     kind: ReduceKind,
@@ -89,9 +89,15 @@ impl ReduceKernel {
             let n = COLUMNS.min(inner - column);
             let at = self.kept.row_offset(0, row) + column as isize;
             let mut part = [F::START; COLUMNS];
-            let mut total = [F::START; COLUMNS];
-            let (part, total) = (&mut part[..n], &mut total[..n]);
-            let (mut taken, mut flushed) = (0, false);
+            let part = &mut part[..n];
+            // Joined results of 2^k flushes, for each bit k of the number of flushes: long sums are joined pairwise.
+            let mut levels: Vec<[T::Compute; COLUMNS]> = Vec::new();
+            let (mut taken, mut flushes) = (0, 0u64);
+            let join = |into: &mut [T::Compute], earlier: &[T::Compute]| {
+                for (i, &e) in into.iter_mut().zip(earlier) {
+                    *i = F::join(e, *i);
+                }
+            };
             if run > 0 {
                 self.reduced.walk(0..runs, |[r]| {
                     for k in 0..run as isize {
@@ -105,17 +111,26 @@ impl ReduceKernel {
                         }
                         taken += 1;
                         if taken == FLUSH {
-                            for (t, p) in total.iter_mut().zip(&mut *part) {
-                                *t = F::join(*t, *p);
-                                *p = F::START;
+                            let level = flushes.trailing_ones() as usize;
+                            for earlier in &levels[..level] {
+                                join(part, earlier);
                             }
-                            (taken, flushed) = (0, true);
+                            if level == levels.len() {
+                                levels.push([F::START; COLUMNS]);
+                            }
+                            levels[level][..n].copy_from_slice(part);
+                            part.fill(F::START);
+                            (taken, flushes) = (0, flushes + 1);
                         }
                     }
                 });
             }
-            for (i, (&t, &p)) in total.iter().zip(&*part).enumerate() {
-                let x = if flushed { F::join(t, p) } else { p };
+            for (level, earlier) in levels.iter().enumerate() {
+                if flushes >> level & 1 == 1 {
+                    join(part, earlier);
+                }
+            }
+            for (i, &x) in part.iter().enumerate() {
                 // SAFETY: one output per element of the kept axes.
                 unsafe { to.add(row * inner + column + i).write(T::put(finish(x))) };
             }

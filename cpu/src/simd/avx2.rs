@@ -46,6 +46,7 @@ macro_rules! by {
 
 impl Vector for F32x8 {
     const LANES: usize = 8;
+    const ISA: super::Isa = super::Isa::Avx2;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {

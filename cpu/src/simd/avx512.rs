@@ -27,6 +27,7 @@ macro_rules! by {
 
 impl Vector for F32x16 {
     const LANES: usize = 16;
+    const ISA: super::Isa = super::Isa::Avx512;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {

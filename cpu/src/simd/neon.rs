@@ -23,6 +23,7 @@ macro_rules! by {
 #[allow(unused_unsafe)]
 impl Vector for F32x4 {
     const LANES: usize = 4;
+    const ISA: super::Isa = super::Isa::Neon;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {

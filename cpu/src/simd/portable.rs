@@ -41,6 +41,7 @@ macro_rules! each {
 
 impl<const N: usize> Vector for Lanes<N> {
     const LANES: usize = N;
+    const ISA: super::Isa = super::Isa::Portable;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {

@@ -149,6 +149,58 @@ pub(crate) unsafe fn exp_sum<V: Vector>(x: &mut [f32], shift: f32) -> f32 {
     }
 }
 
+/// One block of an online softmax: with `old` the greatest score of earlier blocks, replaces the scores `x` by `e^(x - max)`, `max` being the
+/// greatest of `old` and all of `x`, and returns `max` and the sum of the results. Where all is -inf, results are 0.
+pub(crate) fn softmax_part(isa: Isa, x: &mut [f32], old: f32) -> (f32, f32) {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+    unsafe fn avx512(x: &mut [f32], old: f32) -> (f32, f32) {
+        // SAFETY: this function's instructions are there.
+        unsafe { part::<F32x16>(x, old) }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn avx2(x: &mut [f32], old: f32) -> (f32, f32) {
+        // SAFETY: this function's instructions are there.
+        unsafe { part::<F32x8>(x, old) }
+    }
+    match isa {
+        // SAFETY: `Isa` values prove that this processor has the instructions.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => unsafe { avx512(x, old) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { avx2(x, old) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => unsafe { part::<F32x4>(x, old) },
+        // SAFETY: the portable vectors need no particular instructions.
+        Isa::Portable => unsafe { part::<Portable>(x, old) },
+    }
+}
+
+/// # Safety
+/// The processor has the instructions of `V`.
+#[inline(always)]
+unsafe fn part<V: Vector>(x: &mut [f32], old: f32) -> (f32, f32) {
+    let p = x.as_mut_ptr();
+    let n = x.len() / V::LANES * V::LANES;
+    // SAFETY: `i + LANES <= n <= len`.
+    unsafe {
+        let mut max = V::splat(old);
+        for i in (0..n).step_by(V::LANES) {
+            max = V::load(p.add(i)).max(max);
+        }
+        let mut greatest = max.max_lane();
+        for i in n..x.len() {
+            greatest = greatest.max(*p.add(i));
+        }
+        // Nothing but -inf: any finite shift makes all results 0.
+        let shift = if greatest == f32::NEG_INFINITY { 0.0 } else { greatest };
+        (greatest, exp_sum::<V>(x, shift))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,6 +10,8 @@
 pub(crate) trait Vector: Copy {
     /// Lanes of a register.
     const LANES: usize;
+    /// The instruction set it belongs to.
+    const ISA: super::Isa;
 
     /// `x` in every lane.
     ///

@@ -1,0 +1,153 @@
+//! The models of `bench`, written as ONNX: multi-layer perceptrons with seeded normal weights.
+//!
+//! ONNX is protocol buffers; the dozen fields that are needed are encoded here (field numbers from onnx.proto).
+
+/// ONNX bytes of linear layers of these widths with ReLU between them: input "x" (batch, first), output "y" (batch, last).
+pub(crate) fn mlp(widths: &[usize]) -> Vec<u8> {
+    let mut graph = Message::default();
+    let mut random = Normal::new(1);
+    let layers = widths.len() - 1;
+    let mut last = "x".to_owned();
+    let mut initializers = Vec::new();
+    for (i, pair) in widths.windows(2).enumerate() {
+        let [from, to] = [pair[0], pair[1]];
+        let scale = 1.0 / (from as f32).sqrt();
+        let weights: Vec<f32> = (0..from * to).map(|_| random.next() * scale).collect();
+        let bias: Vec<f32> = (0..to).map(|_| random.next()).collect();
+        let (w, b) = (format!("w{i}"), format!("b{i}"));
+        initializers.push(tensor(&w, &[to, from], &weights));
+        initializers.push(tensor(&b, &[to], &bias));
+        let end = i + 1 == layers;
+        let out = if end { "y".to_owned() } else { format!("h{i}") };
+        let mut gemm = node("Gemm", &format!("linear{i}"), &[&last, &w, &b], &out);
+        let mut trans = Message::default();
+        trans.text(1, "transB").int(3, 1).int(20, 2); // name, i, type = INT
+        gemm.message(5, &trans);
+        graph.message(1, &gemm);
+        if !end {
+            last = format!("r{i}");
+            graph.message(1, &node("Relu", &format!("relu{i}"), &[&out], &last));
+        }
+    }
+    graph.text(2, "mlp");
+    for t in &initializers {
+        graph.message(5, t);
+    }
+    graph.message(11, &value("x", widths[0])).message(12, &value("y", widths[layers]));
+    let mut opset = Message::default();
+    opset.text(1, "").int(2, 17);
+    let mut model = Message::default();
+    model.int(1, 8).text(2, "streampool bench").message(7, &graph).message(8, &opset);
+    model.0
+}
+
+fn node(op: &str, name: &str, inputs: &[&str], output: &str) -> Message {
+    let mut m = Message::default();
+    for input in inputs {
+        m.text(1, input);
+    }
+    m.text(2, output).text(3, name).text(4, op);
+    m
+}
+
+fn tensor(name: &str, dims: &[usize], values: &[f32]) -> Message {
+    let mut m = Message::default();
+    for &d in dims {
+        m.int(1, d as u64);
+    }
+    let raw: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    m.int(2, 1).text(8, name).bytes(9, &raw); // data_type = FLOAT, name, raw_data
+    m
+}
+
+/// A float input or output ("batch", width).
+fn value(name: &str, width: usize) -> Message {
+    let [mut batch, mut fixed, mut shape, mut tensor, mut ty, mut info] =
+        std::array::from_fn(|_| Message::default());
+    batch.text(2, "batch");
+    fixed.int(1, width as u64);
+    shape.message(1, &batch).message(1, &fixed);
+    tensor.int(1, 1).message(2, &shape);
+    ty.message(1, &tensor);
+    info.text(1, name).message(2, &ty);
+    info
+}
+
+/// A protocol buffers message being written.
+#[derive(Default)]
+struct Message(Vec<u8>);
+
+impl Message {
+    fn varint(&mut self, mut v: u64) {
+        while v >= 0x80 {
+            self.0.push(v as u8 | 0x80);
+            v >>= 7;
+        }
+        self.0.push(v as u8);
+    }
+
+    fn int(&mut self, field: u64, v: u64) -> &mut Self {
+        self.varint(field << 3);
+        self.varint(v);
+        self
+    }
+
+    fn bytes(&mut self, field: u64, v: &[u8]) -> &mut Self {
+        self.varint(field << 3 | 2);
+        self.varint(v.len() as u64);
+        self.0.extend_from_slice(v);
+        self
+    }
+
+    fn text(&mut self, field: u64, v: &str) -> &mut Self {
+        self.bytes(field, v.as_bytes())
+    }
+
+    fn message(&mut self, field: u64, v: &Message) -> &mut Self {
+        self.bytes(field, &v.0)
+    }
+}
+
+/// Normal numbers: Box and Muller over SplitMix64.
+pub(crate) struct Normal(u64);
+
+impl Normal {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    fn uniform(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        // In (0, 1]: its logarithm exists.
+        (((z ^ z >> 31) >> 11) + 1) as f64 / (1_u64 << 53) as f64
+    }
+
+    pub(crate) fn next(&mut self) -> f32 {
+        let (u, v) = (self.uniform(), self.uniform());
+        ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn normal_numbers_have_mean_0_and_variance_1() {
+        let mut r = Normal::new(7);
+        let v: Vec<f32> = (0..100_000).map(|_| r.next()).collect();
+        let mean = v.iter().sum::<f32>() / 1e5;
+        let variance = v.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / 1e5;
+        assert!(mean.abs() < 0.02 && (variance - 1.0).abs() < 0.02, "{mean} {variance}");
+    }
+
+    #[test]
+    fn varints_are_little_endian_groups_of_seven() {
+        let mut m = Message::default();
+        m.int(1, 300);
+        assert_eq!(m.0, [0x08, 0xac, 0x02]);
+    }
+}

@@ -1,0 +1,65 @@
+"""What the Python scripts share: where things are, and virtual environments under .cache/."""
+
+import hashlib
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import venv
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CACHE = pathlib.Path(os.environ.get("STREAMPOOL_CACHE", ROOT / ".cache"))
+
+# One pin for everything that speaks ONNX: the conformance cases come from exactly this version.
+ONNX_PACKAGES = ["onnx==1.23.2", "onnxruntime==1.32.0", "numpy==2.4.6"]
+
+
+def say(text):
+    print(text, flush=True)
+
+
+def fail(text):
+    sys.exit(f"error: {text}")
+
+
+def environment(name, packages):
+    """The python of the virtual environment .cache/venv-NAME, made or brought up to date if need be."""
+    if sys.version_info < (3, 10):
+        fail(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}; install python3 and python3-venv")
+    folder = CACHE / f"venv-{name}"
+    stamp, wanted = folder / "packages.txt", "\n".join([sys.version, *packages])
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not (stamp.exists() and stamp.read_text() == wanted and python.exists()):
+        say(f"making {folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder}: {' '.join(packages)}")
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            venv.create(folder, with_pip=True)
+        except (subprocess.CalledProcessError, SystemExit) as e:
+            shutil.rmtree(folder, ignore_errors=True)
+            fail(f"cannot make a virtual environment ({e}); on Debian and Ubuntu: apt-get install python3-venv")
+        pip(python, "install", *packages)
+        stamp.write_text(wanted)
+    return python
+
+
+def pip(python, *arguments):
+    command = [python, "-m", "pip", "--disable-pip-version-check", arguments[0], "--quiet", *arguments[1:]]
+    if subprocess.run(command).returncode != 0:
+        fail(f"pip {' '.join(map(str, arguments))} failed; is there a network, or a PyPI mirror in PIP_INDEX_URL?")
+
+
+def remove_environment(name):
+    shutil.rmtree(CACHE / f"venv-{name}", ignore_errors=True)
+
+
+def sha256(path):
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_slow(f)
+
+
+def _sha256_slow(f):
+    digest = hashlib.sha256()
+    while block := f.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,148 @@
+//! Opening a device.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Instant;
+
+use streampool_core::driver::{Driver, Segment};
+use streampool_core::gate::Gate;
+use streampool_core::memory::{MemoryConfig, MemoryPool};
+use streampool_core::slot::{Policy, PoolOptions, SlotPool};
+use streampool_core::timeline::{StreamId, Ticket};
+use streampool_cpu::{CpuConfig, CpuDriver};
+use streampool_sim::{SimConfig, SimDriver};
+
+use super::models_gone::ModelsGone;
+use super::programs::Programs;
+use super::{Device, Shared, Stream};
+use crate::{Error, Result};
+
+/// Settings of a device that is to be opened.
+#[derive(Clone, Debug)]
+pub struct DeviceBuilder {
+    name: String,
+    streams: usize,
+    policy: Policy,
+    memory_limit: Option<usize>,
+    cores: Option<usize>,
+    sim: SimConfig,
+}
+
+impl DeviceBuilder {
+    pub(super) fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            streams: 32,
+            policy: Policy::default(),
+            memory_limit: None,
+            cores: None,
+            sim: SimConfig::default(),
+        }
+    }
+
+    /// How many streams the pool has: 1 to 1,024; 32 by default. More threads than streams share them by `policy`.
+    #[must_use]
+    pub fn streams(mut self, streams: usize) -> Self {
+        self.streams = streams;
+        self
+    }
+
+    /// What a thread does when every stream is running or leased. By default it waits 30 s in line.
+    #[must_use]
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// The most bytes that may be taken from the device; by default 90 % of what it reports.
+    #[must_use]
+    pub fn memory_limit(mut self, bytes: usize) -> Self {
+        self.memory_limit = Some(bytes);
+        self
+    }
+
+    /// CPU: how many cores may work, of all threads together; by default all that the process may use.
+    #[must_use]
+    pub fn cores(mut self, cores: usize) -> Self {
+        self.cores = Some(cores);
+        self
+    }
+
+    /// Simulated device: its schedule, memory and faults.
+    #[must_use]
+    pub fn sim(mut self, config: SimConfig) -> Self {
+        self.sim = config;
+        self
+    }
+
+    /// Opens it. The calling thread gets stream 0.
+    ///
+    /// # Errors
+    /// `is_unsupported` for a name that is no device here; `is_invalid_argument` for a pool size out of range.
+    pub fn open(self) -> Result<Device> {
+        let driver: Arc<dyn Driver> = match self.name.as_str() {
+            "cpu" => Arc::new(CpuDriver::new(CpuConfig { cores: self.cores.unwrap_or(0) })),
+            "sim" => Arc::new(SimDriver::new(self.sim)),
+            other => {
+                return Err(Error::unsupported(format!(
+                    "there is no device '{other}' here; devices of this build are: {}",
+                    Device::available().join(", ")
+                )));
+            }
+        };
+        Self::open_driver(driver, self.streams, self.policy, self.memory_limit)
+    }
+
+    fn open_driver(
+        driver: Arc<dyn Driver>,
+        streams: usize,
+        policy: Policy,
+        memory_limit: Option<usize>,
+    ) -> Result<Device> {
+        // The pool's factory needs the device that the pool is a part of.
+        let device: Arc<OnceLock<Weak<Shared>>> = Arc::default();
+        let whole = device.clone();
+        let options = PoolOptions::default().with_size(streams).with_policy(policy);
+        let pool = SlotPool::new(options, move |stream| match whole.get().and_then(Weak::upgrade) {
+            Some(shared) => Stream::open(&shared, stream),
+            None => Err(Error::shut_down("the device is gone")),
+        })?;
+        let source = Source { driver: driver.clone(), gate: Gate::open() };
+        let config = MemoryConfig { limit: memory_limit, ..MemoryConfig::default() };
+        let shared = Arc::new(Shared {
+            memory: MemoryPool::new(source, config),
+            driver,
+            pool,
+            programs: Programs::new(),
+            homes: Mutex::default(),
+            orphaned: AtomicBool::new(false),
+            models_gone: ModelsGone::default(),
+        });
+        let _ = device.set(Arc::downgrade(&shared));
+        Ok(Device::from_shared(shared))
+    }
+}
+
+/// The driver as core's memory sees it, with the fork gate in front.
+struct Source {
+    driver: Arc<dyn Driver>,
+    gate: Gate,
+}
+
+impl streampool_core::memory::Source for Source {
+    fn memory_bytes(&self) -> usize {
+        self.driver.info().memory_bytes
+    }
+    fn allocate(&self, bytes: usize) -> Result<Segment> {
+        self.driver.allocate(bytes)
+    }
+    fn completed(&self, stream: StreamId) -> u64 {
+        self.driver.completed(stream)
+    }
+    fn wait(&self, ticket: Ticket, deadline: Instant) -> Result<()> {
+        self.driver.wait(ticket, deadline)
+    }
+    fn abandoned(&self) -> bool {
+        self.gate.is_forked()
+    }
+}

@@ -1,0 +1,249 @@
+//! A device: its driver, its pool of streams, its memory, and the one launch path of eager operations.
+
+mod apply;
+mod builder;
+mod lease;
+mod models_gone;
+mod programs;
+mod storage;
+mod stream;
+mod transfer;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use streampool_core::driver::{DeviceInfo, Driver};
+use streampool_core::memory::MemoryPool;
+use streampool_core::slot::{Running, SlotPool, Stats};
+use streampool_core::timeline::StreamId;
+
+pub(crate) use apply::Arg;
+pub use builder::DeviceBuilder;
+pub use lease::StreamLease;
+use models_gone::ModelsGone;
+use programs::Programs;
+pub(crate) use storage::{Home, Storage};
+pub(crate) use stream::Stream;
+pub use streampool_core::memory::MemoryStats;
+
+use crate::{Error, Result};
+
+/// How long closing a device waits for running work, and how long a wait for submitted work may take, before it is an error.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A device that any number of threads may use at once. Cloning gives another handle to the same device.
+///
+/// The device closes when the last handle, model and tensor of it is gone, or by [`Device::close`].
+#[derive(Clone)]
+pub struct Device {
+    handle: Arc<Handle>,
+}
+
+/// Counts the users that keep a device open without being tensors: handles and models.
+struct Handle {
+    home: Arc<Home>,
+}
+
+/// What all handles, models and tensors of a device share. Read only on the hot path.
+pub(crate) struct Shared {
+    pub(crate) driver: Arc<dyn Driver>,
+    pub(crate) pool: SlotPool<Stream>,
+    pub(crate) memory: Arc<MemoryPool>,
+    pub(crate) programs: Programs,
+    /// Every stream's home, so that it can be told whether tensors live.
+    homes: std::sync::Mutex<Vec<Arc<Home>>>,
+    /// Set when the last [`Handle`] is gone: from then on each dropped tensor looks whether it was the last one.
+    orphaned: AtomicBool,
+    /// Models that are no more, for the streams' tables.
+    pub(crate) models_gone: ModelsGone,
+}
+
+impl Device {
+    /// The CPU. All its cores serve many threads, or one thread's large calls.
+    pub fn cpu() -> Result<Device> {
+        Self::builder("cpu").open()
+    }
+
+    /// A simulated device with default settings: real results, adversarial completion order. For tests.
+    pub fn sim() -> Result<Device> {
+        Self::builder("sim").open()
+    }
+
+    /// Names of the devices that this build can open.
+    pub fn available() -> Vec<String> {
+        vec!["cpu".to_owned(), "sim".to_owned()]
+    }
+
+    /// A device by name: `"cpu"` or `"sim"`.
+    pub fn open(name: &str) -> Result<Device> {
+        Self::builder(name).open()
+    }
+
+    /// Settings first: pool size, policy, memory limit.
+    pub fn builder(name: &str) -> DeviceBuilder {
+        DeviceBuilder::new(name)
+    }
+
+    pub(crate) fn from_shared(shared: Arc<Shared>) -> Device {
+        // A home that belongs to no stream: for calls that start from the device itself.
+        let home = Home::new(shared, StreamId(u32::MAX));
+        Device { handle: Arc::new(Handle { home }) }
+    }
+
+    pub(crate) fn handle(&self) -> &Arc<Home> {
+        &self.handle.home
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.handle.home.device
+    }
+
+    /// What the device is and has.
+    pub fn info(&self) -> &DeviceInfo {
+        self.shared().driver.info()
+    }
+
+    /// The calling thread's stream: bound now if the thread had none, and kept until the thread ends or, while it runs nothing, a
+    /// waiting thread takes it over.
+    pub fn current_stream(&self) -> Result<StreamId> {
+        Ok(self.shared().enter()?.stream())
+    }
+
+    /// Waits for all that the calling thread's stream was given.
+    pub fn synchronize_stream(&self) -> Result<()> {
+        let shared = self.shared();
+        let ticket = shared.enter()?.last_ticket();
+        match ticket {
+            Some(ticket) => shared.driver.wait(ticket, Instant::now() + PATIENCE),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for all that every stream was given before this call. Other threads go on meanwhile.
+    pub fn synchronize(&self) -> Result<()> {
+        let shared = self.shared();
+        shared.pool.gate().check()?;
+        let deadline = Instant::now() + PATIENCE;
+        for home in shared.homes() {
+            if let Some(ticket) = home.submitted() {
+                shared.driver.wait(ticket, deadline)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the pool is doing: streams running, leased, bound, free, and who waits.
+    ///
+    /// # Errors
+    /// `is_forked` in the child of a fork.
+    pub fn pool_stats(&self) -> Result<Stats> {
+        self.shared().pool.stats()
+    }
+
+    /// Bytes live, cached, retired, reserved, the limit and the peaks.
+    pub fn memory_stats(&self) -> MemoryStats {
+        self.shared().memory.stats()
+    }
+
+    /// Bytes of frozen weights on the device, beside what [`Device::memory_stats`] counts.
+    pub fn frozen_bytes(&self) -> usize {
+        self.shared().driver.frozen_bytes()
+    }
+
+    /// Starts the peaks of [`Device::memory_stats`] anew.
+    pub fn reset_peak_memory_stats(&self) {
+        self.shared().memory.reset_peak();
+    }
+
+    /// Gives idle memory back to the device.
+    pub fn empty_cache(&self) -> Result<()> {
+        self.shared().pool.gate().check()?;
+        self.shared().memory.empty_cache();
+        Ok(())
+    }
+
+    /// Changes the most bytes that may be taken from the device.
+    pub fn set_memory_limit(&self, bytes: usize) {
+        self.shared().memory.set_limit(bytes);
+    }
+
+    /// How many programs of single operations were compiled so far: one per operation and operand types, however many
+    /// threads asked.
+    pub fn compile_count(&self) -> u64 {
+        self.shared().programs.compile_count()
+    }
+
+    /// Waits until no thread runs anything (at most `patience`), then closes the device: from then on every call says
+    /// `is_shut_down`. Tensors may be dropped later.
+    pub fn close(&self, patience: Duration) -> Result<()> {
+        self.shared().close(patience)
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Device({})", self.info().name)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.home.device.orphaned.store(true, Ordering::SeqCst);
+        self.home.device.close_if_unused();
+    }
+}
+
+impl Shared {
+    /// The right to run on a stream: the calling thread's, or whatever the pool's policy gives.
+    #[inline]
+    pub(crate) fn enter(&self) -> Result<Running<'_, Stream>> {
+        let mut stream = self.pool.enter()?;
+        self.models_gone.sweep(&mut stream);
+        Ok(stream)
+    }
+
+    pub(crate) fn homes(&self) -> Vec<Arc<Home>> {
+        self.homes.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    pub(crate) fn add_home(&self, home: Arc<Home>) {
+        self.homes.lock().unwrap_or_else(|e| e.into_inner()).push(home);
+    }
+
+    fn close(&self, patience: Duration) -> Result<()> {
+        let drained = self.pool.close(patience)?;
+        let running = drained.running.len();
+        // What was submitted is done before queues and memory go (INV-11).
+        let deadline = Instant::now() + patience;
+        for home in self.homes() {
+            if let Some(ticket) = home.submitted() {
+                // Errors of that work belong to those who wait for it; closing goes on.
+                let _ = self.driver.wait(ticket, deadline);
+            }
+        }
+        drop(drained);
+        if running > 0 {
+            return Err(Error::timeout(format!(
+                "close: {running} streams still run after {patience:?}; they are refused from now on, close again to wait longer"
+            )));
+        }
+        self.programs.clear();
+        self.homes.lock().unwrap_or_else(|e| e.into_inner()).clear();
+        self.memory.empty_cache();
+        Ok(())
+    }
+
+    /// Closes the device if the last handle and model are gone and no tensor lives. Whoever drops the last of them gets here after
+    /// taking itself off its count, so of several that drop at once the last one sees that nothing is left.
+    pub(crate) fn close_if_unused(&self) {
+        if !self.orphaned.load(Ordering::SeqCst) || self.pool.gate().is_forked() {
+            return;
+        }
+        if self.homes().iter().all(|home| home.live_tensors() == 0) {
+            // Nobody is left who could be told of an error; running work is waited for all the same.
+            let _ = self.close(PATIENCE);
+        }
+    }
+}
