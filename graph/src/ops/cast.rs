@@ -24,7 +24,9 @@ pub(super) const OPS: &[Operator] = &[
 
 fn target(n: &Node) -> LResult<DType> {
     let code = n.attrs.required_int("to")?;
-    Ok(dtype_of(i32::try_from(code).map_err(|_| Error::invalid_model(format!("there is no element type {code}")))?)?)
+    Ok(dtype_of(
+        i32::try_from(code).map_err(|_| Error::invalid_model(format!("there is no element type {code}")))?,
+    )?)
 }
 
 /// The same bytes under another dtype of the same size.
