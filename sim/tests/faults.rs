@@ -5,7 +5,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use streampool_conformance::{Bench, Chain, copy_program};
-use streampool_core::driver::{Bindings, Driver, Slice};
+use streampool_core::driver::{Bindings, Slice};
 use streampool_core::timeline::StreamId;
 use streampool_sim::{Faults, Mode};
 use support::{device, with};
@@ -169,7 +169,7 @@ fn the_device_is_lost_at_any_event_without_a_hang() {
         let survived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let mut bench = Bench::new(&driver, 0);
             let mut chain = Chain::new(&mut bench, 10, 7);
-            (0..40).for_each(|i| drop(chain.step(&mut bench, i)));
+            (0..40).for_each(|i| _ = chain.step(&mut bench, i));
             chain.expect(&mut bench);
         }));
         assert!(survived.is_err(), "event {event}");

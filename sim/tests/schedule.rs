@@ -65,7 +65,7 @@ fn a_lazy_device_runs_nothing_before_somebody_waits() {
     let (sim, driver) = device(|c| c.mode = Mode::Lazy);
     let mut bench = Bench::new(&driver, 0);
     let mut chain = Chain::new(&mut bench, 4, 1);
-    (0..30).for_each(|i| drop(chain.step(&mut bench, i)));
+    (0..30).for_each(|i| _ = chain.step(&mut bench, i));
     assert_eq!(sim.trace(), []);
     chain.expect(&mut bench);
     assert_eq!(sim.trace().len(), 31);
