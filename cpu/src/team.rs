@@ -29,13 +29,13 @@ pub struct Team {
     started: OnceLock<Vec<JoinHandle<()>>>,
 }
 
+/// Nobody but the caller.
+pub(crate) static ALONE: Team = Team { crew: None, started: OnceLock::new() };
+
 /// What a task is given to: `(task, member)`.
 type Task<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
 impl Team {
-    /// Nobody but the caller.
-    pub(crate) const ALONE: Team = Team { crew: None, started: OnceLock::new() };
-
     /// A team of `cores` cores: that of the caller and `cores - 1` helpers, which are started by the first large call.
     pub fn new(cores: usize) -> Self {
         let crew = (cores > 1).then(|| {

@@ -129,14 +129,16 @@ impl Model {
         }
         let length = bytes.len();
         let proto = ModelProto::decode(bytes).map_err(|e| {
-            Error::invalid_model(format!("this is no ONNX file, or it is damaged ({length} bytes): {e}")).caused_by(e)
+            Error::invalid_model(format!("this is no ONNX file, or it is damaged ({length} bytes): {e}"))
+                .caused_by(e)
         })?;
         let imported = ir::import(&proto, folder)?;
         let inputs =
             imported.graph.inputs.iter().map(|i| info(i, "input", true)).collect::<Result<Vec<_>>>()?;
         let outputs =
             imported.graph.outputs.iter().map(|o| info(o, "output", false)).collect::<Result<Vec<_>>>()?;
-        let producer = [proto.producer_name.as_str(), proto.producer_version.as_str()].join(" ").trim().to_string();
+        let producer =
+            [proto.producer_name.as_str(), proto.producer_version.as_str()].join(" ").trim().to_string();
         Ok(Self {
             name: if name.is_empty() { imported.graph.name.clone() } else { name },
             graph: imported.graph,
@@ -199,8 +201,9 @@ impl Model {
                 })
                 .sum()
         }
-        let op_type =
-            |n: &ir::Node| if n.domain.is_empty() { n.op_type.clone() } else { format!("{}.{}", n.domain, n.op_type) };
+        let op_type = |n: &ir::Node| {
+            if n.domain.is_empty() { n.op_type.clone() } else { format!("{}.{}", n.domain, n.op_type) }
+        };
         self.graph
             .nodes
             .iter()
@@ -283,7 +286,12 @@ impl Model {
             }
             if let Some(bytes) = &spec.value {
                 if bytes.len() != spec.ty.bytes() {
-                    return Err(place(format!("{} needs {} bytes, {} were given", spec.ty, spec.ty.bytes(), bytes.len())));
+                    return Err(place(format!(
+                        "{} needs {} bytes, {} were given",
+                        spec.ty,
+                        spec.ty.bytes(),
+                        bytes.len()
+                    )));
                 }
                 if spec.ty.dtype == DType::Bool && bytes.iter().any(|&b| b > 1) {
                     return Err(place("a bool is neither 0 nor 1".into()));
@@ -301,7 +309,10 @@ impl Model {
             for (axis, (dim, &len)) in dims.iter().zip(spec.ty.shape.iter()).enumerate() {
                 match dim {
                     Dim::Fixed(n) if *n != len => {
-                        return Err(place(format!("axis {axis} must have length {n}, {} was given", spec.ty)));
+                        return Err(place(format!(
+                            "axis {axis} must have length {n}, {} was given",
+                            spec.ty
+                        )));
                     }
                     Dim::Symbol(s) => match bound.iter().find(|b| b.0 == s) {
                         Some(&(_, other, first)) if other != len => {

@@ -57,7 +57,9 @@ impl DataFolder {
             find(key)
                 .map(|v| {
                     v.parse::<usize>().map_err(|_| {
-                        Error::invalid_model(format!("external data has the {key} '{v}', which is not a size"))
+                        Error::invalid_model(format!(
+                            "external data has the {key} '{v}', which is not a size"
+                        ))
                     })
                 })
                 .transpose()
@@ -108,7 +110,8 @@ impl DataFolder {
             return Ok(bytes.clone());
         }
         let cannot = |e: std::io::Error| {
-            Error::invalid_model(format!("external data file '{location}' cannot be opened: {e}")).caused_by(e)
+            Error::invalid_model(format!("external data file '{location}' cannot be opened: {e}"))
+                .caused_by(e)
         };
         // Links are followed by the system, so what counts is where the path really ends.
         let folder = root.canonicalize().map_err(cannot)?;

@@ -76,7 +76,11 @@ pub(super) const OPS: &[Operator] = &[
         let f = match n.attrs.str("approximate", "none")? {
             "none" => Unary::Gelu,
             "tanh" => Unary::GeluTanh,
-            other => return Err(Error::invalid_model(format!("approximate '{other}' is neither none nor tanh")).into()),
+            other => {
+                return Err(
+                    Error::invalid_model(format!("approximate '{other}' is neither none nor tanh")).into()
+                );
+            }
         };
         with(lo, n, |e, x| {
             e.un(f, x);

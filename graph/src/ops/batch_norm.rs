@@ -1,7 +1,7 @@
 //! BatchNormalization: one multiply and one add per element, with the factors folded when the statistics are constant.
 
 use streampool_core::Error;
-use streampool_core::op::{DType, Reduce, ReduceKind, Op, Unary};
+use streampool_core::op::{DType, Op, Reduce, ReduceKind, Unary};
 
 use super::{Operator, op};
 use crate::ir::Node;
@@ -36,7 +36,8 @@ fn batch_norm(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
         e.mul(d, d);
         let squares = lo.map(e)?;
         let now_var = lo.emit1(reduce(ReduceKind::Mean), &[squares])?;
-        let (now_mean, now_var) = (lo.reshape(&now_mean, mean.shape().clone())?, lo.reshape(&now_var, var.shape().clone())?);
+        let (now_mean, now_var) =
+            (lo.reshape(&now_mean, mean.shape().clone())?, lo.reshape(&now_var, var.shape().clone())?);
         for (i, (old, new)) in [(&mean, &now_mean), (&var, &now_var)].into_iter().enumerate() {
             let mut e = Expr::new();
             let (a, b) = (e.input(old), e.input(new));

@@ -27,7 +27,11 @@ fn group_norm(lo: &mut Lower<'_>, n: &Node, per_channel: bool) -> LResult<()> {
     let x = lo.input(n, 0)?;
     let groups = usize::try_from(n.attrs.required_int("num_groups")?).unwrap_or(0);
     if x.rank() < 2 || groups == 0 || !x.shape()[1].is_multiple_of(groups) {
-        return Err(Error::invalid_argument(format!("the channels of x {} cannot be divided into {groups} groups", x.ty())).into());
+        return Err(Error::invalid_argument(format!(
+            "the channels of x {} cannot be divided into {groups} groups",
+            x.ty()
+        ))
+        .into());
     }
     grouped(lo, n, &x, groups, per_channel)
 }

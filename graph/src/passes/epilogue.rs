@@ -98,7 +98,11 @@ fn absorb(lower: &mut Lower<'_>, map: &LNode, slot: usize, product: &LNode) -> R
     let v = &map.inputs[slot];
     let shape = map.outputs[0].shape();
     // The map goes element for element over all of the product.
-    if !lower.lir.is_whole(v) || v.shape() != shape || v.dtype != product.outputs[0].dtype || !v.dtype.is_float() {
+    if !lower.lir.is_whole(v)
+        || v.shape() != shape
+        || v.dtype != product.outputs[0].dtype
+        || !v.dtype.is_float()
+    {
         return Ok(None);
     }
     let activated = match &product.op {
@@ -110,7 +114,12 @@ fn absorb(lower: &mut Lower<'_>, map: &LNode, slot: usize, product: &LNode) -> R
     if activated {
         return Ok(None);
     }
-    let mut node = LNode { name: product.name.clone(), op: product.op.clone(), inputs: product.inputs.clone(), outputs: product.outputs.clone() };
+    let mut node = LNode {
+        name: product.name.clone(),
+        op: product.op.clone(),
+        inputs: product.inputs.clone(),
+        outputs: product.outputs.clone(),
+    };
     let mut r = start as Reg;
     let mut parts = Vec::new();
     loop {
@@ -203,15 +212,22 @@ fn add(lower: &Lower<'_>, node: &mut LNode, v: &View, shape: &Shape) -> Option<&
     let last = shape.last().copied().unwrap_or(1);
     match &mut node.op {
         Op::MatMul(p) => {
-            let row = v.shape().len() == last && v.shape().last() == Some(&last) && out.shape().last() == Some(&last);
-            if !p.bias && row && let Some(l) = v.layout.reshape(&Shape::new(&[last])) {
+            let row = v.shape().len() == last
+                && v.shape().last() == Some(&last)
+                && out.shape().last() == Some(&last);
+            if !p.bias
+                && row
+                && let Some(l) = v.layout.reshape(&Shape::new(&[last]))
+            {
                 p.bias = true;
                 node.inputs.insert(2, v.with(l));
                 return Some("bias");
             }
         }
         Op::Conv(p) => {
-            if !p.bias && let Some(b) = channel_vector(v, out.rank(), out.shape()[1]) {
+            if !p.bias
+                && let Some(b) = channel_vector(v, out.rank(), out.shape()[1])
+            {
                 p.bias = true;
                 node.inputs.insert(2, b);
                 return Some("bias");
@@ -269,7 +285,8 @@ fn activation(code: &[Instr], r: Reg) -> Option<(Activation, Reg)> {
                 let next = reader(code, at as Reg)?;
                 let Instr::Binary(Binary::Min, a, b) = code[next] else { return None };
                 let high = constant(if usize::from(a) == at { b } else { a })?;
-                return (low <= high).then_some((Activation::Clip(F32::new(low), F32::new(high)), next as Reg));
+                return (low <= high)
+                    .then_some((Activation::Clip(F32::new(low), F32::new(high)), next as Reg));
             }
             _ => return None,
         }

@@ -103,7 +103,13 @@ fn function_of(code: &[Instr], root: Reg, x: Reg) -> Option<Map> {
     let mut out: Vec<Instr> = vec![Instr::Input(0)];
     let mut position: Vec<Option<Reg>> = vec![None; root as usize + 1];
     position[x as usize] = Some(0);
-    fn visit(code: &[Instr], r: Reg, position: &mut [Option<Reg>], out: &mut Vec<Instr>, left: &mut usize) -> Option<Reg> {
+    fn visit(
+        code: &[Instr],
+        r: Reg,
+        position: &mut [Option<Reg>],
+        out: &mut Vec<Instr>,
+        left: &mut usize,
+    ) -> Option<Reg> {
         if let Some(at) = position[r as usize] {
             return Some(at);
         }
@@ -134,7 +140,8 @@ fn function_of(code: &[Instr], root: Reg, x: Reg) -> Option<Map> {
 
 /// Whether two functions agree on a grid: near zero, where they bend, and far out.
 fn equal(f: Map, target: Unary) -> Result<bool> {
-    let points: Vec<f64> = (-40..=40).map(|i| f64::from(i) * 0.173 + 0.011).chain([-30.0, 30.0, -300.0, 300.0]).collect();
+    let points: Vec<f64> =
+        (-40..=40).map(|i| f64::from(i) * 0.173 + 0.011).chain([-30.0, 30.0, -300.0, 300.0]).collect();
     let points = HostTensor::from_vec([points.len()], points)?;
     let ours = streampool_cpu::evaluate(&Op::Map(f), &[&points])?;
     let theirs = streampool_cpu::evaluate(&Op::Map(Map::unary(target)), &[&points])?;
