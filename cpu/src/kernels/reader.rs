@@ -8,6 +8,7 @@ use half::{bf16, f16};
 
 use super::map::{narrow_bf16, widen_bf16};
 use super::storage::Storage;
+use crate::simd::multiversion;
 
 /// Elements that are brought in at a time when they cannot be used where they lie.
 pub(crate) const PART: usize = 512;
@@ -54,10 +55,34 @@ pub(crate) unsafe fn load<T: Storage>(first: *const T, stride: isize, to: &mut [
         } else if stride == 1 && TypeId::of::<T>() == TypeId::of::<bf16>() {
             let to = std::slice::from_raw_parts_mut(to.as_mut_ptr().cast::<f32>(), to.len());
             widen_bf16(std::slice::from_raw_parts(first.cast::<u16>(), to.len()), to);
+        } else if stride == 2 {
+            every_second(first, to);
         } else {
             for (i, t) in to.iter_mut().enumerate() {
                 *t = first.offset(i as isize * stride).read().get();
             }
+        }
+    }
+}
+
+/// [`load`] for a stride of 2, which vectors can do.
+///
+/// # Safety
+/// As [`load`].
+unsafe fn every_second<T: Storage>(first: *const T, to: &mut [T::Compute]) {
+    let Some((end, pairs)) = to.split_last_mut() else { return };
+    // SAFETY: passed on from the caller: the last element's neighbour may not be there, so it is read alone.
+    unsafe {
+        let from = std::slice::from_raw_parts(first.cast::<[T; 2]>(), pairs.len());
+        *end = first.add(2 * from.len()).read().get();
+        take_first(from, pairs);
+    }
+}
+
+multiversion! {
+    fn take_first[T: Storage](from: &[[T; 2]], to: &mut [T::Compute]) {
+        for (t, f) in to.iter_mut().zip(from) {
+            *t = f[0].get();
         }
     }
 }

@@ -97,12 +97,6 @@ pub fn close(got: &HostTensor, want: &[f64], tolerance: f64, what: impl std::fmt
     }
 }
 
-/// Exactly these.
-#[track_caller]
-pub fn equal(got: &HostTensor, want: &[i64], what: impl std::fmt::Debug) {
-    assert_eq!(wholes(got), want, "{what:?}");
-}
-
 /// One operation on contiguous operands.
 #[track_caller]
 pub fn eval(op: impl Into<AnyOp>, inputs: &[&HostTensor]) -> Vec<HostTensor> {
