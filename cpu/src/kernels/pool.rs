@@ -10,7 +10,7 @@ use streampool_core::op::{DType, Pool, PoolKind};
 
 use super::lanes::{Greatest, Sum, SumAbs, SumSquare, take_each};
 use super::map::number::{Float, Number};
-use super::reader::read_row;
+use super::reader::{Buffer, read_row};
 use super::storage::{Storage, with_float, with_number};
 use super::{SharedMut, split};
 use crate::kernel::{Args, Kernel, Prepare};
@@ -147,6 +147,7 @@ impl PoolKernel {
         let last = self.input.len() - 1;
         let (stride, dilation, pad) =
             (self.op.strides[last], self.op.dilations[last], self.op.pads_before[last]);
+        let mut buffer = Buffer::new();
         self.window(row, |offset, _| {
             // SAFETY: positions inside the input, by `window`, `reach` and `inside`.
             unsafe {
@@ -166,7 +167,7 @@ impl PoolKernel {
                     }
                     let first = x.add(offset + outputs.start * stride + k * dilation - pad);
                     let mut acc = &mut acc[outputs];
-                    read_row(first, stride as isize, acc.len(), |row| {
+                    read_row(first, stride as isize, acc.len(), &mut buffer, |row| {
                         let (now, later) = std::mem::take(&mut acc).split_at_mut(row.len());
                         take(now, row);
                         acc = later;

@@ -13,6 +13,15 @@ use crate::simd::multiversion;
 /// Elements that are brought in at a time when they cannot be used where they lie.
 pub(crate) const PART: usize = 512;
 
+/// Where parts are brought in.
+pub(crate) struct Buffer<C>([C; PART]);
+
+impl<C: Copy + Default> Buffer<C> {
+    pub(crate) fn new() -> Self {
+        Self([C::default(); PART])
+    }
+}
+
 /// Calls `f` with the row of `n` elements that lie `stride` apart, as numbers: in one piece where they lie if they can be used there, else in
 /// parts of [`PART`].
 ///
@@ -23,6 +32,7 @@ pub(crate) unsafe fn read_row<T: Storage>(
     first: *const T,
     stride: isize,
     n: usize,
+    buffer: &mut Buffer<T::Compute>,
     mut f: impl FnMut(&[T::Compute]),
 ) {
     // SAFETY: passed on from the caller; equal types have equal layouts.
@@ -31,7 +41,7 @@ pub(crate) unsafe fn read_row<T: Storage>(
             f(std::slice::from_raw_parts(first.cast::<T::Compute>(), n));
             return;
         }
-        let mut buffer = [T::Compute::default(); PART];
+        let buffer = &mut buffer.0;
         let mut at = 0;
         while at < n {
             let part = PART.min(n - at);
