@@ -42,11 +42,6 @@ pub(crate) struct Source {
 unsafe impl Sync for Source {}
 
 impl Source {
-    /// The same matrix, transposed.
-    pub(crate) fn transposed(self) -> Self {
-        Self { row: self.col, col: self.row, ..self }
-    }
-
     /// The matrix from (`row`, `col`) on.
     ///
     /// # Safety

@@ -58,7 +58,8 @@ pub(crate) struct Output<'a> {
 /// See [`Output::sink`].
 pub(crate) type Sink<'a> = dyn Fn(usize, usize, Rect, usize, usize) + Sync + 'a;
 
-/// A product of fixed shape, planned.
+/// A product of fixed shape, planned. Its tasks are rectangles of the result; a task goes through its rectangle in blocks of
+/// rows that fit the cache.
 #[derive(Clone)]
 pub(crate) struct Product {
     kernels: &'static Kernels,
@@ -71,6 +72,8 @@ pub(crate) struct Product {
     /// Rows of A that are packed at a time.
     super_rows: usize,
     /// Rows of a task.
+    task_rows: usize,
+    /// Rows whose A stays in the cache while a task's B streams by.
     block_rows: usize,
     /// Panels of a task.
     block_panels: usize,
@@ -82,7 +85,6 @@ pub(crate) struct Product {
 
 /// Pointers that tasks share.
 struct Shared<'a> {
-    a: Source,
     b: B<'a>,
     out: &'a Output<'a>,
     scratch: *mut f32,
@@ -125,7 +127,9 @@ impl Product {
         let stride = row_stride(k);
         let whole_tiles = |rows: usize| (rows / max_rows).max(1) * max_rows;
         let super_rows = if pack_a { whole_tiles(SUPER_A / stride) } else { usize::MAX };
-        let mut block_rows = whole_tiles(BLOCK_A / stride).min(super_rows);
+        let block_rows = whole_tiles(BLOCK_A / stride).min(super_rows);
+        // A task that packs its own part of B takes all rows.
+        let mut task_rows = if s.form == Form::Packed { block_rows } else { m.min(super_rows).max(1) };
         let mut block_panels = match s.form {
             Form::Packed => panels,
             // Each task packs its own part of B, or the remainder of it.
@@ -136,17 +140,17 @@ impl Product {
             // At most 64 tasks or so, none too small; first over n, where nothing is done twice. B's panels are taken in fours: the width of
             // the widest tile.
             let tasks = (work / TASK_WORK).clamp(1, 64);
-            let blocks = m.min(super_rows).div_ceil(block_rows);
+            let blocks = m.min(super_rows).div_ceil(task_rows);
             let per_row_block = tasks.div_ceil(blocks);
             let few = panels.div_ceil(per_row_block);
             block_panels = block_panels.min(if m <= max_rows { few.next_multiple_of(4) } else { few });
             if blocks * panels.div_ceil(block_panels) < 8 && m > max_rows {
-                block_rows = block_rows.min(whole_tiles(m.div_ceil(8)));
+                task_rows = task_rows.min(whole_tiles(m.div_ceil(8)));
             }
         }
         if s.sunk {
             // The task's results lie in scratch memory.
-            block_panels = block_panels.min((BLOCK_A / (block_rows.min(m) * width).max(1)).max(1));
+            block_panels = block_panels.min((BLOCK_A / (task_rows.min(m) * width).max(1)).max(1));
         }
         let members = if split {
             std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_MEMBERS)
@@ -161,6 +165,7 @@ impl Product {
             form: s.form,
             a_row: pack_a.then_some(stride),
             super_rows,
+            task_rows,
             block_rows,
             block_panels,
             sunk: s.sunk,
@@ -202,7 +207,7 @@ impl Product {
 
     /// Elements of scratch memory that a member computes into.
     fn c_scratch(&self) -> usize {
-        if self.sunk { self.block_rows.min(self.m) * self.block_panels * self.width() } else { 0 }
+        if self.sunk { self.task_rows.min(self.m) * self.block_panels * self.width() } else { 0 }
     }
 
     /// Bytes of scratch memory of a run.
@@ -226,8 +231,8 @@ impl Product {
             return;
         }
         let panels = self.n.div_ceil(self.width());
-        let shared = Shared { a, b, out, scratch };
-        if self.a_row.is_none() && self.m <= self.block_rows && panels <= self.block_panels {
+        let shared = Shared { b, out, scratch };
+        if self.a_row.is_none() && self.m <= self.task_rows && panels <= self.block_panels {
             // SAFETY: the caller's contract, and the only member.
             return unsafe { self.task(&shared, a, 0, 0..self.m, 0..panels, 0) };
         }
@@ -257,16 +262,16 @@ impl Product {
             } else {
                 block_a = Source { data: from.data, ..block_a };
             }
-            let row_blocks = rows.div_ceil(self.block_rows);
+            let row_blocks = rows.div_ceil(self.task_rows);
             let column_blocks = panels.div_ceil(self.block_panels);
             let work = if self.members > 1 { self.work() / self.m * rows } else { 0 };
             let shared = &shared;
             team.run_members(row_blocks * column_blocks, work, self.members, &|i, member| {
                 // Tasks that follow each other share a block of A.
                 let (rb, cb) = (i / column_blocks, i % column_blocks);
-                let r0 = rb * self.block_rows;
+                let r0 = rb * self.task_rows;
                 let q0 = cb * self.block_panels;
-                let task_rows = r0..(r0 + self.block_rows).min(rows);
+                let task_rows = r0..(r0 + self.task_rows).min(rows);
                 // SAFETY: the rectangle is this task's alone, the member's scratch memory this thread's.
                 unsafe {
                     self.task(
@@ -328,13 +333,13 @@ impl Product {
             match shared.b {
                 B::Packed(b) => {
                     whole.b = b.add(panels.start * self.k * width);
-                    whole.run(self.kernels);
+                    self.blocks(&whole);
                 }
                 B::Panels(pack) => {
                     for q in panels.clone() {
                         pack(q, own.add((q - panels.start) * self.k * width));
                     }
-                    whole.run(self.kernels);
+                    self.blocks(&whole);
                 }
                 B::InPlace(b) => {
                     // Whole panels where they lie; the rest, which a kernel would read beyond, packed.
@@ -348,13 +353,13 @@ impl Product {
                             b_panel: width as isize,
                             ..whole
                         };
-                        part.run(self.kernels);
+                        self.blocks(&part);
                     }
                     if rest > 0 {
                         let done = n - rest;
                         pack_panel(b.at(0, col + done), self.k, rest, width, own);
                         let end = whole.end.at(0, done);
-                        Block { n: rest, c: whole.c.add(done), end, ..whole }.run(self.kernels);
+                        self.blocks(&Block { n: rest, c: whole.c.add(done), end, ..whole });
                     }
                 }
             }
@@ -362,6 +367,114 @@ impl Product {
                 sink(row, col, Rect { data: whole.c, row: whole.c_row }, rows.len(), n);
             }
         }
+    }
+
+    /// `whole`, one block of rows after the other.
+    ///
+    /// # Safety
+    /// As [`Block::run`].
+    unsafe fn blocks(&self, whole: &Block) {
+        let mut row = 0;
+        while row < whole.m {
+            let m = self.block_rows.min(whole.m - row);
+            // SAFETY: the rows are inside the block.
+            unsafe {
+                let block = Block {
+                    m,
+                    a: whole.a.offset(row as isize * whole.a_row),
+                    c: whole.c.add(row * whole.c_row),
+                    end: whole.end.at(row, 0),
+                    ..*whole
+                };
+                block.run(self.kernels);
+            }
+            row += m;
+        }
+    }
+}
+
+/// A product that is computed `items` times with different operands, by as many cores as there are.
+#[derive(Clone)]
+pub(crate) struct Repeat {
+    items: usize,
+    /// Whether cores share out the repetitions instead of each product's parts.
+    over: bool,
+    members: usize,
+    /// Scratch memory of a member, in elements.
+    own: usize,
+    work: usize,
+}
+
+/// One repetition: `(number, its scratch memory, who may help)`.
+pub(crate) type Repetition<'a> = dyn Fn(usize, *mut f32, &Team) + Sync + 'a;
+
+impl Repeat {
+    /// Whether cores share out `items` repetitions of `work` multiply-adds, rather than the parts of each.
+    pub(crate) fn over(items: usize, work: usize) -> bool {
+        items > 1 && work < 4 * LARGE_WORK
+    }
+
+    /// `items` repetitions of `work` multiply-adds that need `scratch_bytes` each.
+    pub(crate) fn new(items: usize, work: usize, scratch_bytes: usize) -> Self {
+        Self::with(items, work, scratch_bytes, Self::over(items, work))
+    }
+
+    /// The same of repetitions that cannot be split further.
+    pub(crate) fn of_whole(items: usize, work: usize, scratch_bytes: usize) -> Self {
+        Self::with(items, work, scratch_bytes, items > 1)
+    }
+
+    fn with(items: usize, work: usize, scratch_bytes: usize, over: bool) -> Self {
+        let work = work.saturating_mul(items);
+        let members = if over && work >= LARGE_WORK {
+            std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_MEMBERS)
+        } else {
+            1
+        };
+        Self { items, over, members, own: scratch_bytes.next_multiple_of(64) / 4, work }
+    }
+
+    /// How many repetitions.
+    pub(crate) fn items(&self) -> usize {
+        self.items
+    }
+
+    /// Multiply-adds of all.
+    pub(crate) fn work(&self) -> usize {
+        self.work
+    }
+
+    /// Bytes of scratch memory of a run.
+    pub(crate) fn scratch_bytes(&self) -> usize {
+        self.own * 4 * self.members
+    }
+
+    /// Runs all repetitions. Each has scratch memory of its own while it runs.
+    pub(crate) fn run(&self, team: &Team, scratch: *mut f32, one: &Repetition<'_>) {
+        if !self.over {
+            return (0..self.items).for_each(|g| one(g, scratch, team));
+        }
+        let scratch = Scratch(scratch);
+        // Small products in groups, so that claiming them costs little.
+        let group = self.items.div_ceil(64);
+        let work = if self.members > 1 { self.work } else { 0 };
+        team.run_members(self.items.div_ceil(group), work, self.members, &|i, member| {
+            for g in i * group..((i + 1) * group).min(self.items) {
+                one(g, scratch.of(member, self.own), &crate::team::ALONE);
+            }
+        });
+    }
+}
+
+/// Scratch memory of all members.
+struct Scratch(*mut f32);
+
+// SAFETY: an address alone does nothing; members use their own parts.
+unsafe impl Sync for Scratch {}
+
+impl Scratch {
+    fn of(&self, member: usize, own: usize) -> *mut f32 {
+        self.0.wrapping_add(member * own)
     }
 }
 

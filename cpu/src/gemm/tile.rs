@@ -155,18 +155,21 @@ unsafe fn tile<V: Vector, const MR: usize, const NV: usize>(t: &Tile<'_>) {
 
         // The common endings of a full tile are done in registers, all others over memory that is in the first-level cache.
         let simple = full
-            && t.end.is_none_or(|e| {
-                e.alpha == 1.0
-                    && e.addends.iter().flatten().all(|a| a.col == 1)
-                    && matches!(e.activation, None | Some(Activation::Relu))
-            });
+            && t.end.is_none_or(|e| e.alpha == 1.0 && matches!(e.activation, None | Some(Activation::Relu)));
         if simple {
             if let Some(end) = t.end {
                 for add in end.addends.iter().flatten() {
                     for i in 0..MR {
                         let row = add.data.offset(i as isize * add.row);
-                        for v in 0..NV {
-                            acc[i][v] = acc[i][v].add(V::load(row.add(v * V::LANES)));
+                        if add.col == 0 {
+                            let x = V::splat(*row);
+                            for v in 0..NV {
+                                acc[i][v] = acc[i][v].add(x);
+                            }
+                        } else {
+                            for v in 0..NV {
+                                acc[i][v] = acc[i][v].add(V::load(row.add(v * V::LANES)));
+                            }
                         }
                     }
                 }

@@ -12,6 +12,7 @@ use crate::kernel::{Kernel, Prepare};
 
 mod along;
 mod attention;
+mod conv;
 mod copy;
 mod create;
 mod gather;
@@ -42,7 +43,8 @@ pub(crate) fn prepare(p: &Prepare<'_>) -> Result<Box<dyn Kernel>> {
         Op::MatMul(_) => return matmul::make(p),
         Op::MatMulInteger(_) => return matmul::make_integer(p),
         Op::Attention(_) => return attention::make(p),
-        Op::Conv(_) | Op::ConvTranspose(_) => reference::prepare(p),
+        Op::Conv(_) => return conv::make(p),
+        Op::ConvTranspose(_) => return conv::make_transpose(p),
         Op::Pool(op) => pool::prepare(op, p),
         Op::Resize(op) => resize::prepare(op, p),
         Op::Softmax(op) => normalize::prepare_softmax(op, p),

@@ -55,8 +55,8 @@ pub(crate) fn erf<V: Vector>(x: V) -> V {
     let c = |v| x.like(v);
     let a = x.abs();
     let s = x.mul(x);
-    let p = c(7.889_132e-5).fma(s, c(-8.020_845_3e-4)).fma(s, c(0.005_189_536)).fma(s, c(-0.026_854_445));
-    let p = p.fma(s, c(0.112_836)).fma(s, c(-0.376_126_27)).fma(s, c(1.128_379_2));
+    let p = c(7.889_132e-5).fma(s, c(-8.020_845e-4)).fma(s, c(0.005_189_536)).fma(s, c(-0.026_854_445));
+    let p = p.fma(s, c(0.112_836)).fma(s, c(-0.376_126_27)).fma(s, c(std::f32::consts::FRAC_2_SQRT_PI));
     let small = p.mul(x);
     let large = c(1.0).sub(erfc_of_positive(a)).copysign(x);
     a.select_lt(c(1.0), small, large)

@@ -4,7 +4,7 @@
 //! Dao et al., "FlashAttention": for each block of keys, a small tile of scores is computed, turned into weights, and multiplied into
 //! the sums, which are rescaled whenever a greater score is found. Blocks depend on shapes alone, never on the number of cores.
 //!
-//! A query whose every key is masked by -inf gives NaN, as a softmax of -inf alone does; with no keys at all it gives 0.
+//! A query that sees no key (all masked by -inf, or none there) gives 0, as ONNX's Attention does.
 
 use streampool_core::op::{Attention, DType, Op};
 use streampool_core::{Error, Result};
@@ -231,9 +231,9 @@ impl AttentionKernel {
             let out = args.outputs[0].offset(out_at * size);
             for i in 0..rows {
                 let row = std::slice::from_raw_parts_mut(sums.add(i * sums_row), e);
-                if self.t > 0 {
-                    let total = *sum.add(i);
-                    row.iter_mut().for_each(|x| *x /= total);
+                match *sum.add(i) {
+                    0.0 => row.fill(0.0),
+                    total => row.iter_mut().for_each(|x| *x /= total),
                 }
                 let to = out.offset(i as isize * self.out[2] * size);
                 match self.dtype {
