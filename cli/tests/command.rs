@@ -172,7 +172,7 @@ fn wrong_usage_ends_with_2() {
 #[test]
 fn a_memory_limit_that_is_too_small_ends_with_4_and_says_so() {
     let folder = Folder::new("memory");
-    // 16 GiB of activations in a limit of 1 MiB.
+    // 4096 images and their activations (28 MiB) in a limit of 1 MiB.
     let t = HostTensor::from_vec([4096, 1, 8, 8], vec![1.0_f32; 4096 * 64]).unwrap();
     let path = folder.file("x.npz");
     streampool_npz::write(&path, [("image", &t)]).unwrap();
