@@ -241,8 +241,7 @@ impl Reference {
                 scores.push(sum);
             }
             let top = scores.iter().copied().fold(f64::NEG_INFINITY, super::map::number::Number::max);
-            // With no key at all the mean of nothing is 0; keys that are all hidden give NaN, as the softmax of -inf does.
-            let missing = if t == 0 { 0.0 } else { f64::NAN };
+            // A query that sees no key gives 0.
             let hidden = top == f64::NEG_INFINITY;
             let weights: Vec<f64> = scores.iter().map(|x| (x - top).exp()).collect();
             let total: f64 = weights.iter().sum();
@@ -256,7 +255,7 @@ impl Reference {
                 } else {
                     ((b * h + head) * s + i) * e + c
                 };
-                write(dtype, y, at, if hidden { missing } else { sum / total });
+                write(dtype, y, at, if hidden { 0.0 } else { sum / total });
             }
         }
     }
