@@ -75,7 +75,7 @@ impl<T: Number> Folding<T> {
             self.taken += part.len();
             run = rest;
             if self.taken == FLUSH {
-                let mut joined = self.join_lanes::<F>();
+                let mut joined = join_lanes::<T, F>(&mut self.lanes);
                 let mut level = 0;
                 while self.flushes >> level & 1 == 1 {
                     joined = F::join(self.levels[level], joined);
@@ -91,7 +91,10 @@ impl<T: Number> Folding<T> {
 
     /// The result.
     pub(crate) fn end<F: Fold<T>>(mut self) -> T {
-        let mut joined = self.join_lanes::<F>();
+        let mut joined = join_lanes::<T, F>(&mut self.lanes);
+        if self.flushes == 0 {
+            return joined;
+        }
         for (level, &earlier) in self.levels.iter().enumerate() {
             if self.flushes >> level & 1 == 1 {
                 joined = F::join(earlier, joined);
@@ -99,21 +102,27 @@ impl<T: Number> Folding<T> {
         }
         joined
     }
+}
 
-    fn join_lanes<F: Fold<T>>(&mut self) -> T {
-        let mut width = LANES / 2;
-        while width > 0 {
-            for i in 0..width {
-                self.lanes[i] = F::join(self.lanes[i], self.lanes[i + width]);
-            }
-            width /= 2;
+fn join_lanes<T: Number, F: Fold<T>>(lanes: &mut [T; LANES]) -> T {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = F::join(lanes[i], lanes[i + width]);
         }
-        self.lanes[0]
+        width /= 2;
     }
+    lanes[0]
 }
 
 /// Folds one run.
 pub(crate) fn fold<T: Number, F: Fold<T>>(run: &[T]) -> T {
+    if run.len() < FLUSH {
+        // The same order without a place for what is flushed.
+        let mut lanes = [F::START; LANES];
+        take_run::<T, F>(&mut lanes, run);
+        return join_lanes::<T, F>(&mut lanes);
+    }
     let mut folding = Folding::start::<F>();
     folding.take::<F>(run);
     folding.end::<F>()

@@ -8,7 +8,7 @@ use streampool_core::{Error, Result};
 use super::lanes::{Fold, Folding, Greatest, Least, Product, Sum, SumAbs, SumSquare, take_each};
 use super::map::number::{Float, Number};
 use super::nest::Nest;
-use super::reader::read_row;
+use super::reader::{Buffer, read_row};
 use super::storage::{Storage, with_float, with_number};
 use super::{SharedMut, split};
 use crate::kernel::{Args, Kernel, Prepare};
@@ -64,6 +64,7 @@ impl ReduceKernel {
         let (inner, kept_rows) = self.kept.rows();
         let (run, runs) = self.reduced.rows();
         let stride = self.reduced.inner_stride(0);
+        let mut buffer = Buffer::new();
         if !self.side_by_side {
             let kept_stride = self.kept.inner_stride(0);
             for o in units {
@@ -73,7 +74,9 @@ impl ReduceKernel {
                     self.reduced.walk(0..runs, |[r]| {
                         // SAFETY: the nests together walk the input's elements.
                         unsafe {
-                            read_row(from.offset(at + r), stride, run, |row| folding.take::<F>(row));
+                            read_row(from.offset(at + r), stride, run, &mut buffer, |row| {
+                                folding.take::<F>(row);
+                            });
                         }
                     });
                 }
@@ -104,7 +107,7 @@ impl ReduceKernel {
                         let mut done = 0;
                         // SAFETY: as above; neighbouring outputs' elements are neighbours.
                         unsafe {
-                            read_row(from.offset(at + r + k * stride), 1, n, |row| {
+                            read_row(from.offset(at + r + k * stride), 1, n, &mut buffer, |row| {
                                 take_each::<T::Compute, F>(&mut part[done..], row);
                                 done += row.len();
                             });
@@ -167,7 +170,8 @@ impl ReduceKernel {
         let (inner, _) = self.kept.rows();
         let (run, runs) = self.reduced.rows();
         let stride = self.reduced.inner_stride(0);
-        let mut buffer = Vec::new();
+        let mut exponentials = Vec::new();
+        let mut buffer = Buffer::new();
         for o in units {
             let at = self.kept.row_offset(0, o / inner) + (o % inner) as isize * self.kept.inner_stride(0);
             let mut greatest = Folding::start::<Greatest>();
@@ -180,13 +184,13 @@ impl ReduceKernel {
                 self.reduced.walk(0..runs, |[r]| {
                     // SAFETY: as in `fold`.
                     unsafe {
-                        read_row(from.offset(at + r), stride, run, |row| {
+                        read_row(from.offset(at + r), stride, run, &mut buffer, |row| {
                             if pass == 0 {
                                 greatest.take::<Greatest>(row);
                             } else {
-                                buffer.clear();
-                                buffer.extend(row.iter().map(|&x| (x - top).exp()));
-                                sum.take::<Sum>(&buffer);
+                                exponentials.clear();
+                                exponentials.extend(row.iter().map(|&x| (x - top).exp()));
+                                sum.take::<Sum>(&exponentials);
                             }
                         });
                     }

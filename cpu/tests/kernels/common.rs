@@ -7,14 +7,14 @@ use streampool_core::timeline::StreamId;
 use streampool_cpu::{CpuConfig, CpuDriver, evaluate};
 
 /// A small generator (xorshift64*), seeded per test so that failures repeat.
-pub struct Rng(u64);
+pub(crate) struct Rng(u64);
 
 impl Rng {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -22,17 +22,17 @@ impl Rng {
     }
 
     /// In `0..n`.
-    pub fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         (self.next() >> 33) as usize % n.max(1)
     }
 
     /// In [low, high).
-    pub fn real(&mut self, low: f64, high: f64) -> f64 {
+    pub(crate) fn real(&mut self, low: f64, high: f64) -> f64 {
         low + (self.next() >> 11) as f64 / (1u64 << 53) as f64 * (high - low)
     }
 
     /// Axis lengths: mostly small, sometimes 0, 1 or a whole block.
-    pub fn shape(&mut self, rank: usize) -> Vec<usize> {
+    pub(crate) fn shape(&mut self, rank: usize) -> Vec<usize> {
         (0..rank)
             .map(|_| match self.below(12) {
                 0 => 0,
@@ -44,7 +44,7 @@ impl Rng {
     }
 
     /// Elements of `dtype`: floats in [-span, span), integers in a range that fits, bools.
-    pub fn tensor(&mut self, dtype: DType, shape: &[usize], span: f64) -> HostTensor {
+    pub(crate) fn tensor(&mut self, dtype: DType, shape: &[usize], span: f64) -> HostTensor {
         let mut t = HostTensor::zeros(TensorType::new(dtype, shape)).unwrap();
         let size = dtype.size();
         let n = t.ty().shape.len();
@@ -64,17 +64,17 @@ impl Rng {
 }
 
 /// All elements as `f64`.
-pub fn reals(t: &HostTensor) -> Vec<f64> {
+pub(crate) fn reals(t: &HostTensor) -> Vec<f64> {
     (0..t.ty().shape.len()).map(|i| t.get(i).to_f64()).collect()
 }
 
 /// All elements as `i64`.
-pub fn wholes(t: &HostTensor) -> Vec<i64> {
+pub(crate) fn wholes(t: &HostTensor) -> Vec<i64> {
     (0..t.ty().shape.len()).map(|i| t.get(i).to_i64()).collect()
 }
 
 /// A unit of the last place of `dtype` near 1.
-pub fn epsilon(dtype: DType) -> f64 {
+pub(crate) fn epsilon(dtype: DType) -> f64 {
     match dtype {
         DType::F64 => f64::EPSILON,
         DType::F32 => f64::from(f32::EPSILON),
@@ -86,7 +86,7 @@ pub fn epsilon(dtype: DType) -> f64 {
 
 /// Whether every element is within `tolerance` (relative, and absolute below 1) of the reference, NaN with NaN and infinity with infinity.
 #[track_caller]
-pub fn close(got: &HostTensor, want: &[f64], tolerance: f64, what: impl std::fmt::Debug) {
+pub(crate) fn close(got: &HostTensor, want: &[f64], tolerance: f64, what: impl std::fmt::Debug) {
     let got_reals = reals(got);
     assert_eq!(got_reals.len(), want.len(), "{what:?}");
     for (i, (&g, &w)) in got_reals.iter().zip(want).enumerate() {
@@ -97,27 +97,21 @@ pub fn close(got: &HostTensor, want: &[f64], tolerance: f64, what: impl std::fmt
     }
 }
 
-/// Exactly these.
-#[track_caller]
-pub fn equal(got: &HostTensor, want: &[i64], what: impl std::fmt::Debug) {
-    assert_eq!(wholes(got), want, "{what:?}");
-}
-
 /// One operation on contiguous operands.
 #[track_caller]
-pub fn eval(op: impl Into<AnyOp>, inputs: &[&HostTensor]) -> Vec<HostTensor> {
+pub(crate) fn eval(op: impl Into<AnyOp>, inputs: &[&HostTensor]) -> Vec<HostTensor> {
     let op = op.into().0;
     evaluate(&op, inputs).unwrap_or_else(|e| panic!("{op:?}: {e}"))
 }
 
 /// The error of one operation.
 #[track_caller]
-pub fn fails(op: impl Into<AnyOp>, inputs: &[&HostTensor]) -> streampool_core::Error {
+pub(crate) fn fails(op: impl Into<AnyOp>, inputs: &[&HostTensor]) -> streampool_core::Error {
     evaluate(&op.into().0, inputs).expect_err("should fail")
 }
 
 /// An operation, made from its struct.
-pub struct AnyOp(pub Op);
+pub(crate) struct AnyOp(pub(crate) Op);
 macro_rules! any {
     ($($t:ident)*) => { $(impl From<$t> for AnyOp { fn from(o: $t) -> Self { AnyOp(Op::$t(o)) } })* };
 }
@@ -125,14 +119,14 @@ any!(Map Reduce ArgReduce Cumulative MatMul MatMulInteger Attention Conv ConvTra
      Copy Fill Range Pad Trilu Gather GatherElements GatherNd ScatterElements ScatterNd TopK Unique Random Recurrent Linalg);
 
 /// A view of a larger tensor: permuted, sliced with steps (also negative), broadcast.
-pub struct View {
-    pub base: HostTensor,
-    pub layout: Layout,
+pub(crate) struct View {
+    pub(crate) base: HostTensor,
+    pub(crate) layout: Layout,
 }
 
 impl View {
     /// A random view with elements like [`Rng::tensor`]'s.
-    pub fn random(rng: &mut Rng, dtype: DType, shape: &[usize], span: f64) -> Self {
+    pub(crate) fn random(rng: &mut Rng, dtype: DType, shape: &[usize], span: f64) -> Self {
         let rank = shape.len();
         let mut perm: Vec<usize> = (0..rank).collect();
         for i in (1..rank).rev() {
@@ -172,7 +166,7 @@ impl View {
     }
 
     /// Its elements as a contiguous tensor.
-    pub fn contiguous(&self) -> HostTensor {
+    pub(crate) fn contiguous(&self) -> HostTensor {
         let ty = TensorType::new(self.base.ty().dtype, self.layout.shape.clone());
         let size = ty.dtype.size();
         let mut out = HostTensor::zeros(ty).unwrap();
@@ -188,7 +182,7 @@ impl View {
 }
 
 /// Row-major coordinates of element `i`.
-pub fn coordinates(shape: &[usize], mut i: usize) -> Vec<usize> {
+pub(crate) fn coordinates(shape: &[usize], mut i: usize) -> Vec<usize> {
     let mut at = vec![0; shape.len()];
     for (c, &d) in at.iter_mut().zip(shape).rev() {
         *c = i % d;
@@ -198,12 +192,12 @@ pub fn coordinates(shape: &[usize], mut i: usize) -> Vec<usize> {
 }
 
 /// Row-major index of coordinates.
-pub fn index(shape: &[usize], at: &[usize]) -> usize {
+pub(crate) fn index(shape: &[usize], at: &[usize]) -> usize {
     at.iter().zip(shape).fold(0, |i, (&a, &d)| i * d + a)
 }
 
 /// Runs one operation on views, through a driver's queue. `in_place` binds output 0 to that input's memory, which the view must be all of.
-pub fn run_views(op: &Op, views: &[&View], in_place: Option<usize>) -> Result<Vec<HostTensor>> {
+pub(crate) fn run_views(op: &Op, views: &[&View], in_place: Option<usize>) -> Result<Vec<HostTensor>> {
     let types: Vec<TensorType> =
         views.iter().map(|v| TensorType::new(v.base.ty().dtype, v.layout.shape.clone())).collect();
     let results = op.infer(&types)?;

@@ -8,6 +8,8 @@ mod movement;
 mod normalize;
 mod products;
 mod random;
+#[allow(clippy::needless_range_loop)] // indices as in the equations
 mod recurrent;
+#[allow(clippy::needless_range_loop)]
 mod reductions;
 mod windows;
