@@ -62,7 +62,19 @@ const DATA: &str = "models/digits/test.npz";
 fn digits_are_read_alike_by_one_thread_and_by_many() {
     let folder = Folder::new("digits");
     let out = folder.file("y.npz");
-    let json = good(&["run", MODEL, "--input", DATA, "--threads", "3,8", "--check", "--output", &out, "--json", "-"]);
+    let json = good(&[
+        "run",
+        MODEL,
+        "--input",
+        DATA,
+        "--threads",
+        "3,8",
+        "--check",
+        "--output",
+        &out,
+        "--json",
+        "-",
+    ]);
     let summary: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(summary["all_equal_serial"], true);
     assert_eq!(summary["accuracy"].as_f64().map(|a| (a * 450.0).round()), Some(444.0));
@@ -83,7 +95,8 @@ fn digits_are_read_alike_by_one_thread_and_by_many() {
 
 #[test]
 fn more_threads_than_streams_all_get_their_answers() {
-    let json = good(&["run", MODEL, "--input", DATA, "--threads", "64", "--streams", "2", "--check", "--json", "-"]);
+    let json =
+        good(&["run", MODEL, "--input", DATA, "--threads", "64", "--streams", "2", "--check", "--json", "-"]);
     let summary: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(summary["all_equal_serial"], true);
     assert!(summary["rows"][1]["streams"].as_u64().unwrap() <= 2);
@@ -159,7 +172,7 @@ fn wrong_usage_ends_with_2() {
 #[test]
 fn a_memory_limit_that_is_too_small_ends_with_4_and_says_so() {
     let folder = Folder::new("memory");
-    // 16 GiB of activations in a limit of 1 MiB.
+    // 4096 images and their activations (28 MiB) in a limit of 1 MiB.
     let t = HostTensor::from_vec([4096, 1, 8, 8], vec![1.0_f32; 4096 * 64]).unwrap();
     let path = folder.file("x.npz");
     streampool_npz::write(&path, [("image", &t)]).unwrap();
@@ -186,7 +199,18 @@ fn bench_measures_and_draws() {
     let folder = Folder::new("bench");
     let svg = folder.file("p.svg");
     let json = good(&[
-        "bench", "micro", "--threads", "1,2", "--seconds", "0.02", "--repeats", "3", "--json", "-", "--plot", &svg,
+        "bench",
+        "micro",
+        "--threads",
+        "1,2",
+        "--seconds",
+        "0.02",
+        "--repeats",
+        "3",
+        "--json",
+        "-",
+        "--plot",
+        &svg,
     ]);
     let summary: Value = serde_json::from_str(&json).unwrap();
     let rows = summary["rows"].as_array().unwrap();
@@ -203,7 +227,10 @@ fn bench_measures_and_draws() {
 #[test]
 fn info_and_completions_know_the_devices_and_the_commands() {
     let info = good(&["info"]);
-    assert!(info.contains("cpu") && info.contains("sim") && info.contains(env!("CARGO_PKG_VERSION")), "{info}");
+    assert!(
+        info.contains("cpu") && info.contains("sim") && info.contains(env!("CARGO_PKG_VERSION")),
+        "{info}"
+    );
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let script = good(&["completions", shell]);
         assert!(script.contains("inspect") && script.contains("memory-limit"), "{shell}");

@@ -464,7 +464,7 @@ impl Kernel for MapKernel {
         }
         let inputs = Shared::all(args.inputs);
         let (output, scratch) = (SharedMut(args.outputs[0]), SharedMut(args.scratch));
-        args.team.run(tasks, self.work(), &|i| {
+        args.team.run(tasks, split::team_work(self.work()), &|i| {
             let range = split::part(blocks, tasks, i);
             // SAFETY: passed on from the caller; tasks write disjoint blocks and have their own scratch memory.
             unsafe {
