@@ -46,7 +46,7 @@ fn check(c: &Case, team: &Team) -> Vec<u32> {
         sunk: c.sunk,
         split: true,
     });
-    let mut scratch = pack::Aligned::zeros(product.scratch_bytes() / 4);
+    let mut scratch = pack::Aligned::zeros(product.scratch_bytes() / 4).unwrap();
     let c_row = n + 3;
     let mut out = vec![7.5f32; m * c_row + 1];
     let end = if c.end {
@@ -63,7 +63,7 @@ fn check(c: &Case, team: &Team) -> Vec<u32> {
     };
     // SAFETY: (tests) all arrays have the sizes that the shapes need.
     unsafe {
-        let packed = PackedB::new(&[source], k, n, product.width());
+        let packed = PackedB::new(&[source], k, n, product.width()).unwrap();
         let pack_panel = |q: usize, to: *mut f32| {
             let col = q * product.width();
             pack::pack_panel(source.at(0, col), k, (n - col).min(product.width()), product.width(), to);
@@ -228,7 +228,7 @@ fn bits_of_a_row_do_not_depend_on_the_other_rows() {
         };
         let product = Product::new(&spec);
         let mut out = vec![0f32; m * n];
-        let mut scratch = pack::Aligned::zeros(product.scratch_bytes() / 4);
+        let mut scratch = pack::Aligned::zeros(product.scratch_bytes() / 4).unwrap();
         let source = |data: &[f32], row: usize| Source {
             data: data.as_ptr().cast(),
             dtype: DType::F32,
@@ -237,7 +237,7 @@ fn bits_of_a_row_do_not_depend_on_the_other_rows() {
         };
         // SAFETY: (tests) all arrays have the sizes that the shapes need.
         unsafe {
-            let packed = PackedB::new(&[source(&b, n)], k, n, product.width());
+            let packed = PackedB::new(&[source(&b, n)], k, n, product.width()).unwrap();
             let output = Output { data: out.as_mut_ptr(), row: n, end: Epilogue::NONE, sink: None };
             let a = source(&a[first * k..], k);
             product.run(a, B::Packed(packed.item(0)), &output, scratch.as_mut_ptr(), &Team::default());

@@ -60,13 +60,13 @@ unsafe fn all<V: Vector>(f: Function, x: &mut [f32]) {
     // SAFETY: passed on from the caller.
     unsafe {
         match f {
-            Function::Exp => each::<V>(x, math::exp),
-            Function::Tanh => each::<V>(x, math::tanh),
-            Function::Erf => each::<V>(x, math::erf),
-            Function::Sigmoid => each::<V>(x, math::sigmoid),
-            Function::Silu => each::<V>(x, math::silu),
-            Function::Gelu => each::<V>(x, math::gelu),
-            Function::GeluTanh => each::<V>(x, math::gelu_tanh),
+            Function::Exp => each::<V>(x, &math::Exp),
+            Function::Tanh => each::<V>(x, &math::Tanh),
+            Function::Erf => each::<V>(x, &math::Erf),
+            Function::Sigmoid => each::<V>(x, &math::Sigmoid),
+            Function::Silu => each::<V>(x, &math::Silu),
+            Function::Gelu => each::<V>(x, &math::Gelu),
+            Function::GeluTanh => each::<V>(x, &math::GeluTanh),
         }
     }
 }
@@ -74,18 +74,18 @@ unsafe fn all<V: Vector>(f: Function, x: &mut [f32]) {
 /// # Safety
 /// The processor has the instructions of `V`.
 #[inline(always)]
-unsafe fn each<V: Vector>(x: &mut [f32], f: impl Fn(V) -> V) {
+unsafe fn each<V: Vector>(x: &mut [f32], f: &impl math::Map) {
     let p = x.as_mut_ptr();
     let mut i = 0;
     // SAFETY: `i + LANES <= len` in the loop and `len - i < LANES` after it keep every access inside `x`.
     unsafe {
         while i + V::LANES <= x.len() {
-            f(V::load(p.add(i))).store(p.add(i));
+            f.of(V::load(p.add(i))).store(p.add(i));
             i += V::LANES;
         }
         if i < x.len() {
             let n = x.len() - i;
-            f(V::load_first(p.add(i), n)).store_first(p.add(i), n);
+            f.of(V::load_first(p.add(i), n)).store_first(p.add(i), n);
         }
     }
 }

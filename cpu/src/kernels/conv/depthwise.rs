@@ -3,13 +3,11 @@
 //! A padded copy of the plane, its columns sorted by their remainder modulo the stride, makes every tap of every output row a run
 //! of neighbours, without a test for the border.
 
-use std::sync::Arc;
-
 use half::{bf16, f16};
 use streampool_core::Result;
 use streampool_core::op::DType;
 
-use super::{Common, PackedRows, Pointers, Window, packed_rows};
+use super::{Common, Pointers, Rows, Window, packed_rows};
 use crate::gemm::pack::{Narrow, row_stride};
 use crate::gemm::{Rect, Repeat, tile::Kernels};
 use crate::kernel::{Args, Kernel, Prepare};
@@ -23,7 +21,7 @@ pub(super) struct Depthwise {
     /// Output channels per input channel.
     times: usize,
     repeat: Repeat,
-    weights: Option<Arc<PackedRows>>,
+    weights: Option<Rows>,
     /// Lengths of the padded axes but the last.
     padded: Vec<usize>,
     /// Elements of one remainder's columns, and of a whole padded row.
@@ -36,7 +34,7 @@ pub(super) struct Depthwise {
 }
 
 impl Depthwise {
-    pub(super) fn new(isa: Isa, p: &Prepare<'_>, window: Window, common: Common) -> Self {
+    pub(super) fn new(isa: Isa, p: &Prepare<'_>, window: Window, common: Common) -> Result<Self> {
         let kernels = Kernels::of(isa);
         let taps = window.taps();
         let times = common.channels_out / common.groups;
@@ -47,7 +45,7 @@ impl Depthwise {
             taps,
             &[(common.channels_out, taps as isize)],
             1,
-        );
+        )?;
         let last = window.axes() - 1;
         let stride = window.strides[last];
         let reach = (window.kernel[last] - 1) * window.dilations[last];
@@ -77,7 +75,7 @@ impl Depthwise {
         let work = (times * window.out_len()).saturating_mul(taps).saturating_mul(4);
         let items = common.images * common.channels_in;
         let repeat = Repeat::of_whole(items, work, (copy + sums) * 4);
-        Self { kernels, repeat, window, common, times, weights, padded, part, row, taps: offsets, copy }
+        Ok(Self { kernels, repeat, window, common, times, weights, padded, part, row, taps: offsets, copy })
     }
 
     /// The padded copy of the plane `x`.
@@ -146,7 +144,7 @@ impl Depthwise {
                 let weights = match &self.weights {
                     Some(packed) => {
                         let row = row_stride(self.taps.len());
-                        std::slice::from_raw_parts(packed.data.as_ptr().add(out * row), self.taps.len())
+                        std::slice::from_raw_parts(packed.as_ptr().add(out * row), self.taps.len())
                     }
                     None => {
                         let at = args.inputs[1].add(out * self.taps.len() * size);

@@ -44,9 +44,9 @@ fn make_with(isa: Isa, p: &Prepare<'_>) -> Result<Box<dyn Kernel>> {
     );
     let common = Common::new(p, op.groups, op.bias, op.residual, op.activation);
     Ok(if p.inputs[1].layout.shape[1] == 1 && window.taps() > 1 {
-        Box::new(depthwise::Depthwise::new(isa, p, window, common))
+        Box::new(depthwise::Depthwise::new(isa, p, window, common)?)
     } else {
-        Box::new(patches::PatchConv::new(isa, p, window, common))
+        Box::new(patches::PatchConv::new(isa, p, window, common)?)
     })
 }
 
@@ -75,7 +75,7 @@ fn make_transpose_with(isa: Isa, p: &Prepare<'_>) -> Result<Box<dyn Kernel>> {
         &op.pads_before,
     );
     let common = Common::new(p, op.groups, op.bias, false, None);
-    Ok(Box::new(transpose::TransposedConv::new(isa, p, window, common)))
+    Ok(Box::new(transpose::TransposedConv::new(isa, p, window, common)?))
 }
 
 /// Where a window's taps lie in the larger array ("in") for each position of the smaller one ("out").
@@ -279,9 +279,13 @@ impl Common {
 }
 
 /// A constant weight as rows of f32 that do not collide in the cache.
-struct PackedRows {
-    data: Aligned,
-    bytes: usize,
+struct Rows(Arc<Result<Aligned>>);
+
+impl Rows {
+    fn as_ptr(&self) -> *const f32 {
+        // `packed_rows` gives it out only if it is there.
+        self.0.as_ref().as_ref().map_or(std::ptr::null(), Aligned::as_ptr)
+    }
 }
 
 /// Constant input 1, seen as `rows` rows of `k` elements with the given steps, packed and shared by all programs; none if
@@ -293,44 +297,44 @@ fn packed_rows(
     k: usize,
     steps: &[(usize, isize)],
     col: isize,
-) -> Option<Arc<PackedRows>> {
-    let constant = p.constants.get(1)?.as_ref()?;
+) -> Result<Option<Rows>> {
+    let Some(constant) = p.constants.get(1).and_then(|c| c.as_ref()) else { return Ok(None) };
     let layout = &p.inputs[1].layout;
     let mut hash = DefaultHasher::new();
     (form, rows, k, layout).hash(&mut hash);
-    Some(p.packs.get_or_pack_sized(
-        constant.id(),
-        hash.finish(),
-        |packed: &PackedRows| packed.bytes,
-        || {
-            let size = constant.ty().dtype.size();
-            let copy;
-            let mut data = constant.data().as_ptr();
-            if data.align_offset(size) != 0 {
-                copy = aligned_copy(constant.data());
-                data = copy.as_ptr().cast();
+    let bytes = |packed: &Result<Aligned>| packed.as_ref().map_or(0, Aligned::bytes);
+    let packed = p.packs.get_or_pack_sized(constant.id(), hash.finish(), bytes, || {
+        let size = constant.ty().dtype.size();
+        let copy;
+        let mut data = constant.data().as_ptr();
+        if data.align_offset(size) != 0 {
+            copy = aligned_copy(constant.data());
+            data = copy.as_ptr().cast();
+        }
+        let to_row = row_stride(k);
+        let mut packed = Aligned::zeros(rows * to_row)?;
+        for row in 0..rows {
+            // The row number in mixed radix: (length, step) from the outermost on.
+            let (mut rest, mut at) = (row, layout.offset as isize);
+            for &(len, step) in steps.iter().rev() {
+                at += (rest % len) as isize * step;
+                rest /= len;
             }
-            let to_row = row_stride(k);
-            let mut packed = Aligned::zeros(rows * to_row);
-            for row in 0..rows {
-                // The row number in mixed radix: (length, step) from the outermost on.
-                let (mut rest, mut at) = (row, layout.offset as isize);
-                for &(len, step) in steps.iter().rev() {
-                    at += (rest % len) as isize * step;
-                    rest /= len;
-                }
-                let from = Source {
-                    data: data.wrapping_offset(at * size as isize),
-                    dtype: constant.ty().dtype,
-                    row: 0,
-                    col,
-                };
-                // SAFETY: the layout lies inside the constant (the program was validated), whose bytes are now aligned.
-                unsafe { pack_rows(from, 1, k, packed.as_mut_ptr().add(row * to_row), to_row) };
-            }
-            PackedRows { data: packed, bytes: rows * to_row * 4 }
-        },
-    ))
+            let from = Source {
+                data: data.wrapping_offset(at * size as isize),
+                dtype: constant.ty().dtype,
+                row: 0,
+                col,
+            };
+            // SAFETY: the layout lies inside the constant (the program was validated), whose bytes are now aligned.
+            unsafe { pack_rows(from, 1, k, packed.as_mut_ptr().add(row * to_row), to_row) };
+        }
+        Ok(packed)
+    });
+    match &*packed {
+        Ok(_) => Ok(Some(Rows(packed))),
+        Err(e) => Err(e.clone()),
+    }
 }
 
 /// Operand pointers that tasks share.

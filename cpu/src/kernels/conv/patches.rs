@@ -1,13 +1,11 @@
 //! Convolution as a product of the weights (channels, taps) with patches of the input (taps, positions), which are packed as they are needed
 //! and never lie in memory as a whole.
 
-use std::sync::Arc;
-
 use half::{bf16, f16};
 use streampool_core::Result;
 use streampool_core::op::DType;
 
-use super::{Common, PackedRows, Pointers, Window, packed_rows};
+use super::{Common, Pointers, Rows, Window, packed_rows};
 use crate::gemm::pack::{Narrow, row_stride};
 use crate::gemm::{B, Epilogue, Form, Output, Product, Rect, Repeat, Sink, Source, Spec};
 use crate::kernel::{Args, Kernel, Prepare};
@@ -22,16 +20,16 @@ pub(super) struct PatchConv {
     c: usize,
     product: Product,
     repeat: Repeat,
-    weights: Option<Arc<PackedRows>>,
+    weights: Option<Rows>,
     tap_steps: Vec<Vec<isize>>,
 }
 
 impl PatchConv {
-    pub(super) fn new(isa: Isa, p: &Prepare<'_>, window: Window, common: Common) -> Self {
+    pub(super) fn new(isa: Isa, p: &Prepare<'_>, window: Window, common: Common) -> Result<Self> {
         let (m, c) = (common.channels_out / common.groups, common.channels_in / common.groups);
         let k = c * window.taps();
         let w = &p.inputs[1].layout;
-        let weights = packed_rows(p, "conv", common.channels_out, k, &[(w.shape[0], k as isize)], 1);
+        let weights = packed_rows(p, "conv", common.channels_out, k, &[(w.shape[0], k as isize)], 1)?;
         let (a_dtype, a_row) = match &weights {
             Some(_) => (DType::F32, row_stride(k)),
             None => (common.dtype, k),
@@ -53,7 +51,7 @@ impl PatchConv {
         });
         let repeat = Repeat::new(items, work, product.scratch_bytes());
         let tap_steps = window.tap_steps();
-        Self { window, common, m, c, product, repeat, weights, tap_steps }
+        Ok(Self { window, common, m, c, product, repeat, weights, tap_steps })
     }
 
     /// Packs the patches of output positions `first..first + cols` of the channels at `x` into `to`, rows of `width`.
@@ -108,7 +106,7 @@ impl PatchConv {
         let y = args.outputs[0].wrapping_add(y_at * size);
         let a = match &self.weights {
             Some(packed) => Source {
-                data: packed.data.as_ptr().wrapping_add(channel * row_stride(k)).cast(),
+                data: packed.as_ptr().wrapping_add(channel * row_stride(k)).cast(),
                 dtype: DType::F32,
                 row: row_stride(k) as isize,
                 col: 1,

@@ -1,12 +1,10 @@
 //! Transposed convolution: a product of the transposed weights (channels * taps, input channels) with the input (input channels,
 //! positions), whose rows are then added where their taps fall. A block of output channels at a time.
 
-use std::sync::Arc;
-
 use streampool_core::Result;
 use streampool_core::op::DType;
 
-use super::{Common, PackedRows, Pointers, Window, packed_rows};
+use super::{Common, Pointers, Rows, Window, packed_rows};
 use crate::gemm::pack::{pack_panel, row_stride};
 use crate::gemm::{B, Epilogue, Form, Output, Product, Rect, Repeat, Source, Spec, tile::Kernels};
 use crate::kernel::{Args, Kernel, Prepare};
@@ -30,14 +28,14 @@ pub(super) struct TransposedConv {
     /// Of a whole block, and of the last.
     products: [Product; 2],
     repeat: Repeat,
-    weights: Option<Arc<PackedRows>>,
+    weights: Option<Rows>,
     tap_steps: Vec<Vec<isize>>,
     /// Elements of scratch memory before the product's own: its result, and the sums of a channel.
     held: usize,
 }
 
 impl TransposedConv {
-    pub(super) fn new(isa: Isa, p: &Prepare<'_>, window: Window, common: Common) -> Self {
+    pub(super) fn new(isa: Isa, p: &Prepare<'_>, window: Window, common: Common) -> Result<Self> {
         let (m, c) = (common.channels_out / common.groups, common.channels_in / common.groups);
         let (taps, n) = (window.taps(), window.out_len());
         // Rows (group, output channel, tap) of `c` weights: the transpose of what is given.
@@ -49,7 +47,7 @@ impl TransposedConv {
             c,
             &[(common.groups, c as isize * step), (m * taps, 1)],
             step,
-        );
+        )?;
         let (a_dtype, a_row, a_col) = match &weights {
             Some(_) => (DType::F32, row_stride(c) as isize, 1),
             None => (common.dtype, 1, step),
@@ -79,7 +77,7 @@ impl TransposedConv {
         let work = products[0].work() + block * taps * n;
         let repeat = Repeat::of_whole(repeats * blocks, work, scratch);
         let tap_steps = window.tap_steps();
-        Self {
+        Ok(Self {
             kernels: Kernels::of(isa),
             window,
             common,
@@ -92,7 +90,7 @@ impl TransposedConv {
             weights,
             tap_steps,
             held,
-        }
+        })
     }
 
     /// # Safety
@@ -111,7 +109,7 @@ impl TransposedConv {
                 Some(packed) => {
                     let row = (group * self.m + first) * taps;
                     Source {
-                        data: packed.data.as_ptr().add(row * row_stride(self.c)).cast(),
+                        data: packed.as_ptr().add(row * row_stride(self.c)).cast(),
                         dtype: DType::F32,
                         row: row_stride(self.c) as isize,
                         col: 1,

@@ -24,7 +24,7 @@ pub(super) struct FloatMatMul {
     k: usize,
     product: Product,
     /// B packed at compile time; then its step in `batch` counts matrices.
-    packed: Option<Arc<PackedB>>,
+    packed: Option<Packed>,
     form: Form,
     a: (isize, isize),
     b: (isize, isize),
@@ -49,7 +49,7 @@ impl FloatMatMul {
         let (a, b) = (steps(&views.a), steps(&views.b));
         let width = crate::gemm::tile::Kernels::of(isa).panel();
 
-        let packed = constant.map(|c| packed_form(p, c, &p.inputs[1].layout, k, n, width));
+        let packed = constant.map(|c| packed_form(p, c, &p.inputs[1].layout, k, n, width)).transpose()?;
         let form = if packed.is_some() {
             Form::Packed
         } else if dtype == DType::F32 && (b.1 == 1 || n == 1) && m <= 2 * width {
@@ -199,6 +199,15 @@ impl FloatMatMul {
     }
 }
 
+/// A packed B that is there.
+struct Packed(Arc<Result<PackedB>>);
+
+impl Packed {
+    fn item(&self, g: usize) -> *const f32 {
+        self.0.as_ref().as_ref().map_or(std::ptr::null(), |packed| packed.item(g))
+    }
+}
+
 /// The packed form of constant B, shared with all programs that read it through the same view.
 fn packed_form(
     p: &Prepare<'_>,
@@ -207,10 +216,11 @@ fn packed_form(
     k: usize,
     n: usize,
     width: usize,
-) -> Arc<PackedB> {
+) -> Result<Packed> {
     let mut hash = DefaultHasher::new();
     ("matmul b", width, layout).hash(&mut hash);
-    p.packs.get_or_pack_sized(c.id(), hash.finish(), PackedB::bytes, || {
+    let bytes = |packed: &Result<PackedB>| packed.as_ref().map_or(0, PackedB::bytes);
+    let packed = p.packs.get_or_pack_sized(c.id(), hash.finish(), bytes, || {
         let size = c.ty().dtype.size();
         // A slice of a mapped file may be unaligned.
         let copy;
@@ -234,7 +244,11 @@ fn packed_form(
             .collect();
         // SAFETY: the layout lies inside the constant (the program was validated), whose bytes are initialised and now aligned.
         unsafe { PackedB::new(&items, k, n, width) }
-    })
+    });
+    match &*packed {
+        Ok(_) => Ok(Packed(packed)),
+        Err(e) => Err(e.clone()),
+    }
 }
 
 /// Operand pointers that tasks share.
