@@ -370,6 +370,26 @@ fn closing_fails_those_who_wait() {
 }
 
 #[test]
+fn closing_fails_those_who_wait_for_a_turn() {
+    explore("closing while a guest comes to wait", 5, || {
+        let pool = pool(1, Policy::Share);
+        let mut lease = pool.lease().unwrap();
+        let run = lease.enter().unwrap();
+        let guest = {
+            let pool = pool.clone();
+            thread::spawn(move || assert!(pool.enter().map(drop).unwrap_err().is_shut_down()))
+        };
+        // The caller's own section is not waited for, and ends after the guest was told.
+        let drained = pool.close(FOREVER).unwrap();
+        assert_eq!(drained.running, [StreamId(0)]);
+        guest.join().unwrap();
+        work(run);
+        drop(lease);
+        assert_eq!(pool.close(FOREVER).unwrap().payloads.len(), 1);
+    });
+}
+
+#[test]
 fn closing_waits_for_sections_and_lets_none_begin_afterwards() {
     explore("closing while two threads run", 3, || {
         let pool = waiting_pool(2);

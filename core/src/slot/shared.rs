@@ -149,6 +149,11 @@ impl<T: Send + 'static> Shared<T> {
         self.registry.lock()
     }
 
+    /// How many wait for a slot. Exact while the registry is locked.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     fn raise(&self) {
         self.waiting.fetch_add(1, Ordering::Relaxed);
     }

@@ -27,14 +27,14 @@ pub struct Stats {
 }
 
 impl<T: Send + 'static> Shared<T> {
-    pub(super) fn stats_of(&self, registry: &Registry) -> Stats {
+    pub(super) fn stats_of(&self, _registry: &Registry) -> Stats {
         let mut stats = Stats {
             size: self.slots.len(),
             running: 0,
             leased: 0,
             bound_idle: 0,
             free: 0,
-            waiting: registry.queue.len(),
+            waiting: self.waiting(),
             guests: 0,
             generations: Vec::with_capacity(self.slots.len()),
         };
