@@ -99,6 +99,26 @@ fn tasks_and_threads_share_one_queue_in_the_order_of_arrival() {
 }
 
 #[test]
+fn an_entry_that_waited_and_ends_in_the_scope_of_a_lease_leaves_the_lease_alone() {
+    let pool = pool(2, Policy::default());
+    let (mut lease, other) = (pool.lease().unwrap(), pool.lease().unwrap());
+    let mut entry = pool.enter_async();
+    assert!(poll_once(&mut entry, Waker::noop()).is_pending());
+    let freed = other.stream();
+    drop(other);
+    lease.scope(|| {
+        assert_eq!(pool.enter().unwrap().stream(), lease.stream());
+        let Poll::Ready(run) = poll_once(&mut entry, Waker::noop()) else { panic!("granted") };
+        assert_eq!(run.unwrap().stream(), freed);
+        assert_eq!(pool.enter().unwrap().stream(), lease.stream(), "the scope holds");
+    });
+    let stream = lease.stream();
+    assert_eq!(lease.enter().unwrap().stream(), stream);
+    assert_ne!(pool.enter().unwrap().stream(), stream, "the lease is still exclusive");
+    assert_eq!(pool.stats().unwrap().leased, 1);
+}
+
+#[test]
 fn cancelling_leaves_the_queue() {
     for policy in [Policy::default(), Policy::Share] {
         let pool = pool(1, policy);

@@ -4,7 +4,7 @@
 //! Work is split over output elements, never over a sum, so the bits of a result do not depend on who helped (INV-14).
 //!
 //! A *call* is one [`Team::run`] with at least [`LARGE_WORK`]; smaller ones stay on their thread and touch nothing that is
-//! shared. The rule that keeps N callers from oversubscribing the machine is one number, [`State`]: calls and helpers together
+//! shared. The rule that keeps N callers from oversubscribing the machine is one number, `State`: calls and helpers together
 //! are never more than cores, except that calls may always come, and then helpers leave before their next task.
 
 use std::any::Any;

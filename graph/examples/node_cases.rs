@@ -96,7 +96,7 @@ fn main() {
     for case in cases {
         let name = case.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let scope = in_scope(&case);
-        let result = std::panic::catch_unwind(|| run(&case, &driver));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&case, &driver)));
         let (kind, text) = match result {
             Ok(Ok(())) => ("passed", String::new()),
             Ok(Err(e)) if e.is_unsupported() => ("unsupported", e.to_string()),

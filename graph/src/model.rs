@@ -94,6 +94,7 @@ pub struct Model {
     producer: String,
     metadata: Vec<(String, String)>,
     options: LoadOptions,
+    folder: DataFolder,
     folded: Folded,
     value_inputs: Mutex<BTreeSet<usize>>,
 }
@@ -109,9 +110,10 @@ impl Model {
     /// `is_unsupported` naming every node that is not supported.
     pub fn load(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = ir::map_file(path)?;
+        let folder = DataFolder::of(path);
+        let bytes = folder.map(path)?;
         let name = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
-        Self::import(bytes, &DataFolder::of(path), name, options)
+        Self::import(bytes, folder, name, options)
             .map_err(|e| e.context(format!("model '{}'", path.display())))
     }
 
@@ -120,10 +122,10 @@ impl Model {
     /// # Errors
     /// As [`Model::load`], without `is_io`.
     pub fn from_bytes(bytes: impl Into<Bytes>, options: &LoadOptions) -> Result<Self> {
-        Self::import(bytes.into(), &DataFolder::none(), String::new(), options)
+        Self::import(bytes.into(), DataFolder::none(), String::new(), options)
     }
 
-    fn import(bytes: Bytes, folder: &DataFolder, name: String, options: &LoadOptions) -> Result<Self> {
+    fn import(bytes: Bytes, folder: DataFolder, name: String, options: &LoadOptions) -> Result<Self> {
         if bytes.is_empty() {
             return Err(Error::invalid_model("the file is empty"));
         }
@@ -132,7 +134,7 @@ impl Model {
             Error::invalid_model(format!("this is no ONNX file, or it is damaged ({length} bytes): {e}"))
                 .caused_by(e)
         })?;
-        let imported = ir::import(&proto, folder)?;
+        let imported = ir::import(&proto, &folder)?;
         let inputs =
             imported.graph.inputs.iter().map(|i| info(i, "input", true)).collect::<Result<Vec<_>>>()?;
         let outputs =
@@ -149,6 +151,7 @@ impl Model {
             producer,
             metadata: proto.metadata_props.into_iter().map(|p| (p.key, p.value)).collect(),
             options: options.clone(),
+            folder,
             folded: Folded::default(),
             value_inputs: Mutex::default(),
         })
@@ -209,6 +212,12 @@ impl Model {
             .iter()
             .map(|n| NodeInfo { name: n.name.clone(), op_type: op_type(n), nested: nested(n) })
             .collect()
+    }
+
+    /// Tells the system that the mapped files' pages are not needed now: after a device packed the weights, they would be in memory twice.
+    /// Pages that are touched again are read again.
+    pub fn release_pages(&self) {
+        self.folder.release_pages();
     }
 
     /// Inputs whose values planning has asked for so far: give them at once and a round is saved.

@@ -71,8 +71,7 @@ fn a_product_that_two_read_keeps_its_value() {
     assert_eq!(ops(&plan), ["MatMul", "Map"]);
 }
 
-#[test]
-fn batch_norm_goes_into_the_convolution_with_its_activation() {
+fn batch_norm_after_a_convolution(inputs: &[&str]) {
     let mut rng = Rng::new(5);
     let positive = floats(&[3], &[0.5, 1.5, 2.0]);
     let g = Graph::new()
@@ -83,13 +82,19 @@ fn batch_norm_goes_into_the_convolution_with_its_activation() {
         .constant("shift", &rng.floats(&[3]))
         .constant("mean", &rng.floats(&[3]))
         .constant("var", &positive)
-        .node(node("Conv", &["x", "w"], &["c"]).ints("pads", &[1, 1, 1, 1]))
+        .node(node("Conv", inputs, &["c"]).ints("pads", &[1, 1, 1, 1]))
         .node(node("BatchNormalization", &["c", "scale", "shift", "mean", "var"], &["n"]))
         .node(node("LeakyRelu", &["n"], &["y"]).float("alpha", 0.2))
         .output("y");
     let plan = fused_equals_plain(g.model(15), &[rng.floats(&[2, 2, 7, 6])]);
     let Op::Conv(c) = only(&plan) else { panic!("{:?}", ops(&plan)) };
     assert!(c.bias && c.activation == Some(Activation::LeakyRelu(F32::new(0.2))));
+}
+
+#[test]
+fn batch_norm_goes_into_the_convolution_with_its_activation() {
+    batch_norm_after_a_convolution(&["x", "w"]);
+    batch_norm_after_a_convolution(&["x", "w", "b"]);
 }
 
 #[test]

@@ -20,6 +20,8 @@ struct Entry {
     pool_id: u64,
     /// A cache, checked against the slot at each use: it may be out of date (INV-3).
     grant: Grant,
+    /// How many [`Scope`]s are open. While there is one, `grant` is a lease's: it is used, never replaced or released.
+    scopes: u32,
     /// Keeps the slots' memory, not their payloads, until the thread ends. Cloned once, when the thread first binds.
     pool: Box<dyn Bound>,
 }
@@ -53,17 +55,17 @@ pub(super) fn find(pool_id: u64) -> Option<Grant> {
 
 /// Makes `grant` the calling thread's slot of this pool. What it was bound to before is released.
 ///
-/// While the thread's locals are being destroyed nothing is remembered: the slot stays bound to nobody, and
-/// whoever needs one takes it over.
+/// Inside a [`Scope`] and while the thread's locals are being destroyed nothing is remembered: after its section the
+/// slot stays bound to nobody, and whoever needs one takes it over.
 pub(super) fn bind<T: Send + 'static>(pool: &Arc<Shared<T>>, grant: Grant) {
     let mut over = Vec::new();
     let before = BINDINGS.try_with(|bindings| {
         let mut entries = bindings.entries.borrow_mut();
         if let Some(entry) = entries.iter_mut().find(|entry| entry.pool_id == pool.id) {
-            return Some(std::mem::replace(&mut entry.grant, grant));
+            return (entry.scopes == 0).then(|| std::mem::replace(&mut entry.grant, grant));
         }
         over.extend(entries.extract_if(.., |entry| entry.pool.is_over()));
-        entries.push(Entry { pool_id: pool.id, grant, pool: Box::new(Keep::new(pool)) });
+        entries.push(Entry { pool_id: pool.id, grant, scopes: 0, pool: Box::new(Keep::new(pool)) });
         None
     });
     drop(over);
@@ -86,9 +88,10 @@ impl Scope {
             .try_with(|bindings| {
                 let mut entries = bindings.entries.borrow_mut();
                 if let Some(entry) = entries.iter_mut().find(|entry| entry.pool_id == pool.id) {
+                    entry.scopes += 1;
                     return Some(std::mem::replace(&mut entry.grant, grant));
                 }
-                entries.push(Entry { pool_id: pool.id, grant, pool: Box::new(Keep::new(pool)) });
+                entries.push(Entry { pool_id: pool.id, grant, scopes: 1, pool: Box::new(Keep::new(pool)) });
                 None
             })
             .ok()
@@ -105,6 +108,7 @@ impl Drop for Scope {
             match self.before {
                 Some(before) => {
                     if let Some(entry) = entries.iter_mut().find(|entry| entry.pool_id == self.pool_id) {
+                        entry.scopes -= 1;
                         entry.grant = before;
                     }
                     None
@@ -121,7 +125,8 @@ impl Drop for Scope {
 impl Drop for Bindings {
     fn drop(&mut self) {
         for entry in self.entries.take() {
-            if !entry.pool.is_over() {
+            // A scope that is still open was leaked with its lease.
+            if entry.scopes == 0 && !entry.pool.is_over() {
                 entry.pool.release(entry.grant);
             }
         }

@@ -354,8 +354,11 @@ impl<T: Send + 'static> Shared<T> {
             };
             drop(registry);
             binding::bind(pool, grant);
-            // A turn that was reserved with the grant begins at the head of the loop. So does a fresh attempt if
-            // a guest was at its turn and a lease took the slot over in between.
+            // The turn was reserved with the grant, unless a guest was at its own; in that case a lease may have taken
+            // the slot over in between, and all begins anew.
+            if let Some(step) = pool.begin_owned(grant)? {
+                return Ok(step);
+            }
         }
     }
 
@@ -414,7 +417,10 @@ impl<T: Send + 'static> Shared<T> {
         match place.queue {
             Queue::Pool => {
                 binding::bind(pool, grant);
-                Self::enter_step(pool)
+                match pool.begin_owned(grant)? {
+                    Some(step) => Ok(step),
+                    None => Self::enter_step(pool),
+                }
             }
             Queue::Turn { slot, owner } => pool.begin_passed(slot, owner),
         }

@@ -22,9 +22,10 @@ pub(crate) fn dtype_of(code: i32) -> Result<DType> {
         data_type::INT64 => DType::I64,
         data_type::BOOL => DType::Bool,
         0 => return Err(Error::invalid_model("the element type is not given (UNDEFINED)")),
-        1..=28 => {
+        4 | 5 | 8 | 12..=15 | 17..=28 => {
             return Err(Error::unsupported(format!(
-                "element type {} is not supported; there are FLOAT, DOUBLE, FLOAT16, BFLOAT16, INT8, UINT8, INT32, INT64 and BOOL",
+                "element type {} is not supported; there are FLOAT, DOUBLE, FLOAT16, BFLOAT16, INT8, UINT8, INT32, INT64 \
+                 and BOOL",
                 data_type::name(code)
             )));
         }

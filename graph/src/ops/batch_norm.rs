@@ -29,7 +29,7 @@ fn batch_norm(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
         let momentum = f64::from(n.attrs.float("momentum", 0.9)?);
         let axes: Vec<usize> = (0..rank).filter(|&a| a != 1).collect();
         let reduce = |kind| Op::Reduce(Reduce { kind, axes: axes.clone(), keep_dims: true });
-        let now_mean = lo.emit1(reduce(ReduceKind::Mean), &[x.clone()])?;
+        let now_mean = lo.emit1(reduce(ReduceKind::Mean), std::slice::from_ref(&x))?;
         let mut e = Expr::new();
         let (a, m) = (e.input(&x), e.input(&now_mean));
         let d = e.sub(a, m);

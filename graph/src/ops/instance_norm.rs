@@ -49,7 +49,7 @@ fn grouped(lo: &mut Lower<'_>, n: &Node, x: &View, groups: usize, scale_per_chan
             *v = lo.reshape(&wide, vec![channels])?;
         }
     }
-    let inner = if batch * groups == 0 { 0 } else { x.shape().len() / (batch * groups) };
+    let inner = x.shape().len().checked_div(batch * groups).unwrap_or(0);
     let rows = lo.reshape(x, vec![batch, groups, inner])?;
     let op = LayerNorm { axis: 2, epsilon, rms: false, scale: false, bias: false, residual: false };
     let y = lo.emit1(Op::LayerNorm(op), &[rows])?;

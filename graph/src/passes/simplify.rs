@@ -15,23 +15,23 @@ pub(super) fn run(lir: &mut Lir) -> Result<Vec<String>> {
     let mut report = Vec::new();
     for node in lir.nodes.iter_mut().flatten() {
         let Op::Map(map) = &mut node.op else { continue };
-        let mut changed = false;
         for i in 0..map.code.len() {
             if let Some(new) = cheaper(&map.code, i) {
                 map.code[i] = new;
-                changed = true;
             }
         }
         for i in (0..map.code.len()).rev() {
             if let Some((f, x)) = activation(&map.code, i as Reg)? {
                 map.code[i] = Instr::Unary(f, x);
                 report.push(format!("{}: {f:?} from its parts", node.name));
-                changed = true;
             }
         }
-        if changed {
-            let (code, inputs) = code::clean(&map.code, &node.inputs);
-            map.code = code;
+        // An operand that nothing needs any more may still give the result its shape: then all stays.
+        let (code, inputs) = code::clean(&map.code, &node.inputs);
+        let types: Vec<_> = inputs.iter().map(crate::lower::View::ty).collect();
+        let op = Op::Map(Map { code });
+        if op.infer(&types).is_ok_and(|t| t[0] == node.outputs[0].ty()) {
+            node.op = op;
             node.inputs = inputs;
         }
     }

@@ -123,6 +123,8 @@ impl Model {
     fn compiled(&self, key: &PlanKey) -> Result<Arc<Compiled>> {
         self.plans.get_or_compile(key, Deadline::after(COMPILE_PATIENCE), || {
             let compiled = Compiled::new(self.id, &self.graph, key, &*self.device.shared().driver)?;
+            // The driver has its own copy of every weight now, packed; without this they would be in memory twice.
+            self.graph.release_pages();
             let bytes = compiled.bytes();
             Ok((Arc::new(compiled), bytes))
         })

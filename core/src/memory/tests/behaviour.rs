@@ -357,7 +357,12 @@ fn in_an_abandoned_process_drops_touch_neither_locks_nor_the_device() {
     // Another thread held the shelf's lock when the process was forked: here, this one.
     let registry = pool.shelves();
     let held = registry[0].bins();
-    drop(block);
+    let (done, waits) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        drop(block);
+        done.send(()).unwrap();
+    });
+    waits.recv_timeout(Duration::from_secs(20)).expect("the drop asked for a lock");
     drop(held);
     drop((a, registry, pool));
     assert!(device.used.load(Ordering::SeqCst) >= MIB, "leaked, not freed");
