@@ -1,14 +1,16 @@
 //! `streampool inspect`: what a model is, and how it will run.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Serialize;
-use streampool::graph::{Dim, InterfaceInfo};
-use streampool::{DType, Error, Model, Result, TensorType};
+use streampool::graph::{Dim, InputSpec, InterfaceInfo, Plan, Planned};
+use streampool::{DType, Error, HostTensor, Model, Result, TensorType};
+use streampool_npz::{Limits, Npz};
 
 use crate::args::Inspect;
 use crate::exit::Failure;
-use crate::table::{bytes, table};
+use crate::table::{bytes, text_table};
 
 #[derive(Serialize)]
 struct Summary {
@@ -22,6 +24,8 @@ struct Summary {
     operators: BTreeMap<String, usize>,
     weight_bytes: usize,
     plan: Option<PlanSummary>,
+    /// Inputs whose values, not their shapes alone, decide the plan.
+    plan_depends_on_values_of: Vec<String>,
     /// Why there is no plan.
     #[serde(skip_serializing_if = "Option::is_none")]
     no_plan: Option<String>,
@@ -53,18 +57,29 @@ struct StepSummary {
     name: String,
     operation: &'static str,
     outputs: Vec<String>,
+    /// What the device chose for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel: Option<String>,
+}
+
+/// What came of planning.
+enum Outcome {
+    Plan(Arc<Plan>, Vec<String>),
+    /// The types or the model are not as they must be for a plan; why.
+    None(String),
 }
 
 /// Runs the command.
 pub(crate) fn run(options: &Inspect) -> Result<(), Failure> {
     let device = options.device.open()?;
     let model = Model::load(&device, &options.model)?;
-    let types = types(model.graph().inputs(), &options.shape)?;
-    // Given shapes must fit; the shapes that we made up may not, and the rest is still worth showing.
-    let plan = match model.plan(&types) {
-        Ok(plan) => Ok(plan),
-        Err(e) if options.shape.is_empty() => Err(e.to_string()),
-        Err(e) => return Err(e.into()),
+    let data =
+        options.input.as_ref().map(|path| streampool_npz::read(path, Limits::default())).transpose()?;
+    let specs = specs(&model, options, data.as_ref())?;
+    let (outcome, depends) = plan(&model, specs, data.as_ref(), options)?;
+    let (plan, no_plan) = match outcome {
+        Outcome::Plan(plan, kernels) => (Some(summary(&plan, kernels)), None),
+        Outcome::None(why) => (None, Some(why)),
     };
     let graph = model.graph();
     let mut operators = BTreeMap::new();
@@ -81,30 +96,108 @@ pub(crate) fn run(options: &Inspect) -> Result<(), Failure> {
         nodes: operators.values().sum(),
         operators,
         weight_bytes: graph.weight_bytes(),
-        no_plan: plan.as_ref().err().cloned(),
-        plan: plan.ok().map(|p| PlanSummary {
-            inputs: p.inputs.iter().map(|(n, ty)| (n.clone(), ty.to_string())).collect(),
-            outputs: p.outputs.iter().map(|(n, ty)| (n.clone(), ty.to_string())).collect(),
-            steps: p
-                .program
-                .steps
-                .iter()
-                .map(|s| StepSummary {
-                    name: s.name.clone(),
-                    operation: s.op.name(),
-                    outputs: s.outputs.iter().map(|o| o.ty().to_string()).collect(),
-                })
-                .collect(),
-            fused: p.report.fused.clone(),
-            arena_bytes: p.report.arena_bytes,
-            naive_bytes: p.report.naive_bytes,
-            constant_bytes: p.report.constant_bytes,
-            in_place: p.report.in_place,
-        }),
+        plan_depends_on_values_of: depends,
+        no_plan,
+        plan,
     };
     options.report.say(&show(&summary));
     options.report.write(&summary)?;
     Ok(())
+}
+
+/// The plan for `specs`, given the values that it asks for if `data` has them; and the inputs whose values it asks for.
+fn plan(
+    model: &Model,
+    mut specs: Vec<InputSpec>,
+    data: Option<&Npz>,
+    options: &Inspect,
+) -> Result<(Outcome, Vec<String>)> {
+    let graph = model.graph();
+    let name = |i: usize| graph.inputs()[i].name.clone();
+    let mut depends: Vec<String> = Vec::new();
+    loop {
+        match graph.plan(&specs) {
+            Ok(Planned::Plan(_)) => {
+                let (plan, kernels) = model.explain(&specs)?;
+                return Ok((Outcome::Plan(plan, kernels), depends));
+            }
+            Ok(Planned::NeedValues(which)) => {
+                depends.extend(which.iter().map(|&i| name(i)));
+                let Some(data) = data else {
+                    let why = format!(
+                        "the plan depends on the values of '{}', not on shapes alone; give inputs with --input X.npz",
+                        depends.join("', '")
+                    );
+                    return Ok((Outcome::None(why), depends));
+                };
+                for i in which {
+                    if specs[i].value.is_some() {
+                        return Err(Error::internal(format!(
+                            "planning asks again for the value of '{}'",
+                            name(i)
+                        )));
+                    }
+                    let value = array(data, &name(i))?.bytes().to_vec();
+                    specs[i] = InputSpec::new(specs[i].ty.clone()).with_value(value.into());
+                }
+            }
+            // What the user gave must fit; the shapes that we made up may not, and the rest is still worth showing.
+            Err(e) if options.shape.is_empty() && data.is_none() => {
+                let why = format!("not for free axes of length 1: {e}; give shapes with --shape NAME=AxB");
+                return Ok((Outcome::None(why), depends));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+fn array<'a>(data: &'a Npz, name: &str) -> Result<&'a HostTensor> {
+    data.get(name).ok_or_else(|| {
+        let names: Vec<_> = data.names().collect();
+        Error::invalid_argument(format!(
+            "--input: the data have no array '{name}'; they have '{}'",
+            names.join("', '")
+        ))
+    })
+}
+
+/// What to plan for: the types of the given arrays, or those of the given shapes.
+fn specs(model: &Model, options: &Inspect, data: Option<&Npz>) -> Result<Vec<InputSpec>> {
+    let inputs = model.graph().inputs();
+    let types = match data {
+        None => types(inputs, &options.shape)?,
+        Some(data) => inputs.iter().map(|i| Ok(array(data, &i.name)?.ty().clone())).collect::<Result<_>>()?,
+    };
+    Ok(types.into_iter().map(InputSpec::new).collect())
+}
+
+fn summary(plan: &Plan, kernels: Vec<String>) -> PlanSummary {
+    let ports =
+        |ports: &[(String, TensorType)]| ports.iter().map(|(n, ty)| (n.clone(), ty.to_string())).collect();
+    let mut kernels = kernels.into_iter();
+    PlanSummary {
+        inputs: ports(&plan.inputs),
+        outputs: ports(&plan.outputs),
+        steps: plan
+            .program
+            .steps
+            .iter()
+            .map(|s| StepSummary {
+                name: s.name.clone(),
+                operation: s.op.name(),
+                outputs: s.outputs.iter().map(|o| o.ty().to_string()).collect(),
+                // The line begins with the step's name, which has a column of its own.
+                kernel: kernels
+                    .next()
+                    .map(|k| k.strip_prefix(&format!("{}: ", s.name)).unwrap_or(&k).to_owned()),
+            })
+            .collect(),
+        fused: plan.report.fused.clone(),
+        arena_bytes: plan.report.arena_bytes,
+        naive_bytes: plan.report.naive_bytes,
+        constant_bytes: plan.report.constant_bytes,
+        in_place: plan.report.in_place,
+    }
 }
 
 fn domain(domain: &str) -> &str {
@@ -173,26 +266,38 @@ fn show(s: &Summary) -> String {
             vec![format!("{kind:6} {}", p.name), p.dtype.unwrap_or("any").to_owned(), dims]
         })
         .collect();
-    out += &table(&["name", "dtype", "shape"], &rows);
+    out += &text_table(&["name", "dtype", "shape"], &rows);
     out += "\noperators: ";
     let mut operators: Vec<_> = s.operators.iter().collect();
     operators.sort_by_key(|(name, n)| (std::cmp::Reverse(**n), name.as_str()));
     out += &operators.iter().map(|(name, n)| format!("{name} {n}")).collect::<Vec<_>>().join(", ");
     out += "\n\n";
     let Some(plan) = &s.plan else {
-        let why = s.no_plan.as_deref().unwrap_or_default();
-        out += &format!("no plan for free axes of length 1 ({why}); give shapes with --shape NAME=AxB\n");
+        out += &format!("no plan: {}\n", s.no_plan.as_deref().unwrap_or_default());
         return out;
     };
     let inputs: Vec<_> = plan.inputs.iter().map(|(n, t)| format!("{n} {t}")).collect();
     out += &format!("plan for {}: {} steps\n", inputs.join(", "), plan.steps.len());
+    if !s.plan_depends_on_values_of.is_empty() {
+        out += &format!(
+            "it depends on the values of '{}', too: another plan is made for each\n",
+            s.plan_depends_on_values_of.join("', '")
+        );
+    }
     let rows: Vec<Vec<String>> = plan
         .steps
         .iter()
         .enumerate()
-        .map(|(i, step)| vec![format!("{i:4} {}", step.operation), step.outputs.join(" "), step.name.clone()])
+        .map(|(i, step)| {
+            let mut row =
+                vec![format!("{i:4} {}", step.operation), step.outputs.join(" "), step.name.clone()];
+            row.extend(step.kernel.clone());
+            row
+        })
         .collect();
-    out += &table(&["step", "writes", "from node"], &rows);
+    let head = ["step", "writes", "from node", "kernel"];
+    let kernels = plan.steps.iter().any(|step| step.kernel.is_some());
+    out += &text_table(&head[..if kernels { 4 } else { 3 }], &rows);
     if !plan.fused.is_empty() {
         out += &format!("\nfusions:\n  {}\n", plan.fused.join("\n  "));
     }
