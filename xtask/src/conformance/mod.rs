@@ -83,6 +83,8 @@ enum Kind {
     Refused,
     /// Ran with right types and shapes, but the expected values are random and cannot be compared.
     Random,
+    /// Another rounding of the expected values, written down as such beside the floor.
+    Rounding,
     /// The process died, or a panic.
     Crashed,
     /// No answer in time.
@@ -95,6 +97,9 @@ struct Verdict {
     verdict: Kind,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     reason: String,
+    /// A wrong answer that is off by rounding only: 0.2 % or a millionth.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    close: bool,
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
@@ -118,7 +123,10 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     }
     let peer: Option<BTreeMap<String, String>> = options.peer.as_deref().map(read_json).transpose()?;
     let floor = options.floor.as_deref().map(Floor::read).transpose()?;
-    let verdicts = pool::run(&options.cases, &cases, &options.setup)?;
+    let mut verdicts = pool::run(&options.cases, &cases, &options.setup)?;
+    if let Some(floor) = &floor {
+        floor.explain(&cases, &mut verdicts);
+    }
     let report = report::Report::new(&cases, &verdicts, peer.as_ref());
     report.print(options.list);
     if let Some(path) = &options.json {
@@ -127,10 +135,13 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     Ok(report.judge(floor.as_ref()))
 }
 
-/// The least numbers of cases that must pass.
+/// The least numbers of cases that must pass, and the cases that cannot.
 struct Floor {
     all: usize,
     in_scope: usize,
+    /// Lines "rounding CASE why": the expected values of these cases are another rounding of the same numbers. They count as not passed, and
+    /// as wrong as soon as they are off by more than 0.2 % or a millionth.
+    rounding: BTreeMap<String, String>,
 }
 
 impl Floor {
@@ -143,6 +154,24 @@ impl Floor {
                 .and_then(|(_, n)| n.trim().parse().ok())
                 .ok_or_else(|| Error::invalid_argument(format!("{}: no line '{key} N'", path.display())))
         };
-        Ok(Self { all: number("all")?, in_scope: number("in_scope")? })
+        let rounding = text
+            .lines()
+            .filter_map(|l| l.strip_prefix("rounding ")?.split_once(' '))
+            .map(|(case, why)| (case.to_owned(), why.to_owned()))
+            .collect();
+        Ok(Self { all: number("all")?, in_scope: number("in_scope")?, rounding })
+    }
+
+    /// Wrong verdicts of the listed cases become `Rounding`, with the reason that was written down.
+    fn explain(&self, cases: &[Case], verdicts: &mut [Verdict]) {
+        for (case, verdict) in cases.iter().zip(verdicts) {
+            if verdict.verdict == Kind::Wrong
+                && verdict.close
+                && let Some(why) = self.rounding.get(&case.name)
+            {
+                verdict.verdict = Kind::Rounding;
+                verdict.reason = format!("{why}; {}", verdict.reason);
+            }
+        }
     }
 }

@@ -107,9 +107,11 @@ impl Worker {
                     .map_err(|e| Error::internal(format!("a worker answered {line:?}: {e}")))?;
                 return Ok((verdict, true));
             }
-            Err(RecvTimeoutError::Timeout) => {
-                Verdict { verdict: Kind::Hung, reason: format!("no answer in {} s", self.patience.as_secs()) }
-            }
+            Err(RecvTimeoutError::Timeout) => Verdict {
+                verdict: Kind::Hung,
+                reason: format!("no answer in {} s", self.patience.as_secs()),
+                close: false,
+            },
             Err(RecvTimeoutError::Disconnected) => {
                 let status =
                     self.child.wait().map_err(|e| Error::io(format!("cannot wait for a worker: {e}")))?;
@@ -117,7 +119,7 @@ impl Worker {
                 std::thread::sleep(Duration::from_millis(20));
                 let said = self.complaint.lock().expect("no panic holds it");
                 let last = said.lines().rfind(|l| !l.trim().is_empty()).unwrap_or_default().to_owned();
-                Verdict { verdict: Kind::Crashed, reason: format!("{}: {last}", death(status)) }
+                Verdict { verdict: Kind::Crashed, reason: format!("{}: {last}", death(status)), close: false }
             }
         };
         Ok((verdict, false))

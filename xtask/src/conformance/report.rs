@@ -34,6 +34,7 @@ struct Tally {
     error: usize,
     refused: usize,
     random: usize,
+    rounding: usize,
     crashed: usize,
     hung: usize,
     peer_passed: usize,
@@ -51,6 +52,7 @@ impl Tally {
                 Kind::Error => &mut t.error,
                 Kind::Refused => &mut t.refused,
                 Kind::Random => &mut t.random,
+                Kind::Rounding => &mut t.rounding,
                 Kind::Crashed => &mut t.crashed,
                 Kind::Hung => &mut t.hung,
             } += 1;
@@ -61,13 +63,14 @@ impl Tally {
     fn line(&self, label: &str, has_peer: bool) -> String {
         let n = |v: usize| if v == 0 { "-".to_owned() } else { v.to_string() };
         let mut out = format!(
-            "{label:28} {:>6} {:>7} {:>6} {:>6} {:>8} {:>7} {:>8} {:>5}",
+            "{label:28} {:>6} {:>7} {:>6} {:>6} {:>8} {:>7} {:>8} {:>8} {:>5}",
             self.cases,
             n(self.passed),
             n(self.wrong),
             n(self.error),
             n(self.refused),
             n(self.random),
+            n(self.rounding),
             n(self.crashed),
             n(self.hung)
         );
@@ -104,8 +107,17 @@ impl<'a> Report<'a> {
             by_operator.entry(row.operator).or_default().push(row);
         }
         let mut head = format!(
-            "{:28} {:>6} {:>7} {:>6} {:>6} {:>8} {:>7} {:>8} {:>5}",
-            "operator", "cases", "passed", "wrong", "error", "refused", "random", "crashed", "hung"
+            "{:28} {:>6} {:>7} {:>6} {:>6} {:>8} {:>7} {:>8} {:>8} {:>5}",
+            "operator",
+            "cases",
+            "passed",
+            "wrong",
+            "error",
+            "refused",
+            "random",
+            "rounding",
+            "crashed",
+            "hung"
         );
         if self.has_peer {
             head += &format!(" {:>12}", "ONNX Runtime");
@@ -120,7 +132,8 @@ impl<'a> Report<'a> {
         println!("{}", scope.line("f32 f16 i64 bool i32 u8 i8", self.has_peer));
         for row in &self.rows {
             let kind = row.verdict.verdict;
-            let always = matches!(kind, Kind::Wrong | Kind::Error | Kind::Crashed | Kind::Hung);
+            let always =
+                matches!(kind, Kind::Wrong | Kind::Rounding | Kind::Error | Kind::Crashed | Kind::Hung);
             if always || list == Some(kind) {
                 println!("{}: {}: {}", format!("{kind:?}").to_lowercase(), row.name, row.verdict.reason);
             }
@@ -178,7 +191,7 @@ mod tests {
 
     fn judged(kinds: &[Kind], floor: usize) -> bool {
         let verdicts: Vec<_> =
-            kinds.iter().map(|&verdict| Verdict { verdict, reason: String::new() }).collect();
+            kinds.iter().map(|&verdict| Verdict { verdict, reason: String::new(), close: false }).collect();
         let case = Case {
             name: "c".into(),
             operator: "Op".into(),

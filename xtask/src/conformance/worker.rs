@@ -32,6 +32,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         let verdict =
             catch_unwind(AssertUnwindSafe(|| judge(engine.as_ref(), &options.cases.join(&name), case)))
                 .unwrap_or_else(|panic| Verdict {
+                    close: false,
                     verdict: Kind::Crashed,
                     reason: format!("panic: {}", said(&*panic)),
                 });
@@ -54,10 +55,15 @@ fn said(panic: &(dyn std::any::Any + Send)) -> &str {
 fn judge(engine: &dyn engine::Engine, folder: &Path, case: &Case) -> Verdict {
     match attempt(engine, folder, case) {
         Ok(verdict) => verdict,
-        Err(e) if e.is_unsupported() => Verdict { verdict: Kind::Refused, reason: e.to_string() },
-        Err(e) => Verdict { verdict: Kind::Error, reason: format!("{}: {e}", e.code()) },
+        Err(e) if e.is_unsupported() => {
+            Verdict { verdict: Kind::Refused, reason: e.to_string(), close: false }
+        }
+        Err(e) => Verdict { verdict: Kind::Error, reason: format!("{}: {e}", e.code()), close: false },
     }
 }
+
+/// Relative and absolute error of an answer that is another rounding of the right one.
+const CLOSE: (f64, f64) = (2e-3, 1e-6);
 
 fn attempt(engine: &dyn engine::Engine, folder: &Path, case: &Case) -> Result<Verdict> {
     let model = engine.load(&folder.join("model.onnx"))?;
@@ -80,10 +86,11 @@ fn attempt(engine: &dyn engine::Engine, folder: &Path, case: &Case) -> Result<Ve
             let values = !case.random;
             if let Err(difference) = compare::compare(&got.1, want, case.rtol, case.atol, values) {
                 let reason = format!("output '{name}': {difference}");
-                return Ok(Verdict { verdict: Kind::Wrong, reason });
+                let close = compare::compare(&got.1, want, CLOSE.0, CLOSE.1, values).is_ok();
+                return Ok(Verdict { verdict: Kind::Wrong, reason, close });
             }
         }
     }
     let verdict = if case.random { Kind::Random } else { Kind::Passed };
-    Ok(Verdict { verdict, reason: String::new() })
+    Ok(Verdict { verdict, reason: String::new(), close: false })
 }
