@@ -30,6 +30,12 @@ fn a_child_gets_errors_frees_nothing_of_the_parents_and_may_open_its_own() {
     let _process = PROCESS.lock();
     let freed = Arc::new(AtomicUsize::new(0));
     let count = freed.clone();
+    // A thread of its own, so that its locals are destroyed in the child as well.
+    thread::spawn(move || use_fork_and_drop_everything(count)).join().unwrap();
+    assert_eq!(freed.load(Ordering::SeqCst), 0, "the queues are the parent's");
+}
+
+fn use_fork_and_drop_everything(count: Arc<AtomicUsize>) {
     let options = PoolOptions::default().with_size(2);
     let pool = SlotPool::new(options.clone(), move |_| Ok(Queue(count.clone()))).unwrap();
     let pool = Arc::new(pool);
@@ -85,14 +91,13 @@ fn a_child_gets_errors_frees_nothing_of_the_parents_and_may_open_its_own() {
     end.send(()).unwrap();
     thread.join().unwrap();
     drop(pool);
-    assert_eq!(freed.load(Ordering::SeqCst), 0, "the queues are the parent's");
 
     let own = SlotPool::new(options, |_| Ok(7)).unwrap();
     assert_eq!(*own.enter().unwrap(), 7);
     assert_eq!(own.close(Duration::ZERO).unwrap().payloads.len(), 1);
 }
 
-/// Threads of the parent hold the pool's locks most of the time, so a child that touched one would hang sooner or later.
+/// Threads of the parent hold the pool's locks most of the time (those that count its slots all the time), so a child that touched one would hang sooner or later.
 #[test]
 fn children_of_a_busy_parent_neither_hang_nor_disturb_it() {
     let _process = PROCESS.lock();
@@ -112,6 +117,13 @@ fn children_of_a_busy_parent_neither_hang_nor_disturb_it() {
                 })
             })
             .collect();
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !end.load(Ordering::Relaxed) {
+                    assert_eq!(pool.stats().unwrap().size, 2);
+                }
+            });
+        }
         for _ in 0..100 {
             let mut lease = pool.lease().unwrap();
             let run = lease.enter().unwrap();
