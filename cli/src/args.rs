@@ -34,8 +34,9 @@ pub(crate) enum Command {
 /// Answer a data set with a model, from many threads at once.
 ///
 /// The data are the arrays of an .npz file, named as the model's inputs. Where the model's first axis is free (or divides the
-/// data's), the data are split along it into requests of --batch rows; the threads share the requests out. The first
-/// table row is the serial run that speed-up is measured against.
+/// data's), the data are split along it into requests of --batch rows; the threads share the requests out. Every thread count answers
+/// the whole data, again and again for about a second. Outputs and accuracy are of the data once. The first table row is the
+/// serial run that speed-up is measured against.
 #[derive(Debug, Args)]
 #[command(after_help = format!("\
 Examples:
@@ -53,12 +54,15 @@ pub(crate) struct Run {
     pub(crate) input: PathBuf,
     #[command(flatten)]
     pub(crate) threads: Threads,
-    /// How many requests each thread count answers, going round the data [default: the data once]
+    /// How many requests each thread count answers, going round the data [default: whole rounds for about a second]
     #[arg(long, value_name = "M", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub(crate) requests: Option<u64>,
     /// Rows of the data per request
     #[arg(long, value_name = "ROWS", default_value = "1", value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
     pub(crate) batch: u64,
+    /// Cores that one request may use; more make a lone thread faster on large requests, and many threads no faster
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) cores: u16,
     /// Write the outputs for the whole data, in the data's order
     #[arg(long, short, value_name = "Y.npz", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
@@ -124,6 +128,7 @@ pub(crate) enum Workload {
 Examples:
   streampool inspect models/digits/digits.onnx
   streampool inspect model.onnx --shape input_ids=1x128 --shape attention_mask=1x128
+  streampool inspect model.onnx --input x.npz
 
 {EXIT_CODES}"))]
 pub(crate) struct Inspect {
@@ -133,6 +138,9 @@ pub(crate) struct Inspect {
     /// The shape of an input with free axes, which are 1 otherwise
     #[arg(long, value_name = "NAME=AxBxC", value_parser = shape)]
     pub(crate) shape: Vec<(String, Vec<usize>)>,
+    /// Plan for these inputs instead, all in one request; needed where shapes inside the model depend on the values of an input
+    #[arg(long, short, value_name = "X.npz", value_hint = ValueHint::FilePath, conflicts_with = "shape")]
+    pub(crate) input: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
     #[command(flatten)]

@@ -216,7 +216,16 @@ fn show(rows: &[Row]) -> String {
         })
         .collect();
     let head = [
-        "threads", "calls/s", "min", "max", "p50", "p99", "speed-up", "efficiency", "busy cores", "GFLOP/s",
+        "threads",
+        "calls/s",
+        "min",
+        "max",
+        "p50",
+        "p99",
+        "speed-up",
+        "efficiency",
+        "busy cores",
+        "GFLOP/s",
         "peak memory",
     ];
     let note = if rows.iter().any(|r| r.all_cores) { "1*: one caller, all cores\n" } else { "" };

@@ -1,7 +1,7 @@
 //! From an `.npz` file to requests, and from answers back to one.
 
-use streampool_core::op::{HostTensor, TensorType};
-use streampool_core::{Error, Result};
+use streampool::{Error, Result};
+use streampool::{HostTensor, TensorType};
 use streampool_npz::Npz;
 
 /// What splitting needs to know of a model's input: its name and its first axis.

@@ -7,8 +7,6 @@ use streampool::Error;
 pub(crate) enum Failure {
     /// A check failed; it was said where.
     Check,
-    /// Options that do not go together.
-    Usage(String),
     /// An error of the library.
     Error(Error),
 }
@@ -20,11 +18,10 @@ impl From<Error> for Failure {
 }
 
 impl Failure {
-    /// The exit code.
+    /// The exit code. Wrong usage, 2, is clap's own.
     pub(crate) fn code(&self) -> u8 {
         match self {
             Failure::Check => 1,
-            Failure::Usage(_) => 2,
             Failure::Error(e) if e.is_internal() => 5,
             Failure::Error(e)
                 if e.is_out_of_memory()
@@ -49,8 +46,9 @@ mod tests {
     fn codes_are_those_that_help_documents() {
         let code = |e: Error| Failure::from(e).code();
         assert_eq!(Failure::Check.code(), 1);
-        assert_eq!(Failure::Usage(String::new()).code(), 2);
-        for e in [Error::invalid_model(""), Error::unsupported(""), Error::io(""), Error::invalid_argument("")] {
+        for e in
+            [Error::invalid_model(""), Error::unsupported(""), Error::io(""), Error::invalid_argument("")]
+        {
             assert_eq!(code(e), 3);
         }
         for e in [

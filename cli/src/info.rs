@@ -37,10 +37,9 @@ pub(crate) fn run(options: &Info) -> Result<(), Failure> {
         cores: cores(),
         devices,
     };
-    options.report.say(&format!(
-        "streampool {} on {}, {} cores\n",
-        summary.version, summary.system, summary.cores
-    ));
+    options
+        .report
+        .say(&format!("streampool {} on {}, {} cores\n", summary.version, summary.system, summary.cores));
     let rows: Vec<Vec<String>> = summary
         .devices
         .iter()

@@ -1,12 +1,12 @@
 //! Threads that call at once, with the clock on them.
 
 use std::ops::Range;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Barrier, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cpu_time::ProcessTime;
-use streampool_core::Result;
+use streampool::Result;
 
 use crate::stats::Histogram;
 
@@ -42,32 +42,97 @@ impl<F: FnMut(usize) -> Result<()>> Caller for F {
     }
 }
 
-/// Makes the calls `0..requests`, each once, from `threads` threads. `done` hears of progress now and then.
+/// How many calls are made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Amount {
+    /// This many.
+    Calls(usize),
+    /// Whole rounds of `round` calls, one at least, until `time` is over.
+    Rounds { round: usize, time: Duration },
+}
+
+/// The calls that may be claimed so far.
+struct Quota {
+    end: usize,
+    /// Calls that came back, as far as threads have told.
+    done: usize,
+    /// Nothing is added any more.
+    closed: bool,
+    /// How many are claimed at once: so many that the counter is no bottleneck, so few that threads end together.
+    chunk: usize,
+}
+
+impl Quota {
+    fn new(amount: Amount, threads: usize) -> Self {
+        let (end, closed) = match amount {
+            Amount::Calls(n) => (n, true),
+            Amount::Rounds { round, .. } => (round, false),
+        };
+        Self { end, done: 0, closed, chunk: Self::chunk(end, threads) }
+    }
+
+    fn chunk(calls: usize, threads: usize) -> usize {
+        (calls / (threads * 16)).clamp(1, 64)
+    }
+
+    /// Adds rounds until call `wanted` is there or the time is over: for about a twentieth of `time` by the rate so far, and no
+    /// more than there were already.
+    fn extend(&mut self, wanted: usize, amount: Amount, threads: usize, elapsed: Duration) {
+        let Amount::Rounds { round, time } = amount else { return };
+        while !self.closed && self.end < wanted {
+            if round == 0 || elapsed >= time {
+                self.closed = true;
+                break;
+            }
+            let rate = self.done as f64 / elapsed.as_secs_f64().max(1e-6);
+            let share = (rate * time.as_secs_f64() / 20.0) as usize;
+            let calls = (share.min(self.end) / round).max(1).saturating_mul(round);
+            self.end = self.end.saturating_add(calls);
+            self.chunk = Self::chunk(calls, threads);
+        }
+    }
+}
+
+/// Makes the calls 0, 1, ... of `amount`, each once, from `threads` threads. `done` hears of progress now and then.
 ///
 /// # Errors
 /// The first error of any call; the other threads stop soon after.
 pub(crate) fn share_out<C: Caller>(
     threads: usize,
-    requests: usize,
+    amount: Amount,
     new: impl Fn(usize) -> Result<C> + Sync,
     done: impl Fn(usize) + Sync,
 ) -> Result<Outcome> {
     let next = AtomicUsize::new(0);
-    // Several at a time, so that the counter is no bottleneck; few enough that threads end together.
-    let chunk = (requests / (threads * 16)).clamp(1, 64);
+    let quota = Mutex::new(Quota::new(amount, threads));
     at_once(threads, new, |caller, latencies, stop| {
+        // Each thread asks for the quota only when it comes to the end of what it knows.
+        let ask = |wanted: usize, done: usize, elapsed: Duration| {
+            let mut quota = quota.lock().unwrap_or_else(PoisonError::into_inner);
+            quota.done += done;
+            quota.extend(wanted, amount, threads, elapsed);
+            (quota.end, quota.chunk)
+        };
+        let started = Instant::now();
+        let mut untold = 0;
+        let (mut known, mut chunk) = ask(0, 0, Duration::ZERO);
         while !stop.load(Ordering::Relaxed) {
             let start = next.fetch_add(chunk, Ordering::Relaxed);
-            if start >= requests {
+            let end = start + chunk;
+            if end > known {
+                (known, chunk) = ask(end, std::mem::take(&mut untold), started.elapsed());
+            }
+            if start >= known {
                 break;
             }
-            let range: Range<usize> = start..(start + chunk).min(requests);
+            let range: Range<usize> = start..end.min(known);
             let n = range.len();
             for i in range {
                 let begin = Instant::now();
                 caller.call(i)?;
                 latencies.record(begin.elapsed());
             }
+            untold += n;
             done(n);
         }
         Ok(())
@@ -150,8 +215,44 @@ fn at_once<C: Caller>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
-    use streampool_core::Error;
+    use std::sync::Condvar;
+    use streampool::Error;
+
+    #[test]
+    fn rounds_are_whole_and_each_request_is_made_once_until_the_time_is_over() {
+        for (threads, round) in [(1, 1), (3, 7), (8, 450), (4, 100_000)] {
+            let (made, sum) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            let time = Duration::from_millis(30);
+            let outcome = share_out(
+                threads,
+                Amount::Rounds { round, time },
+                |_| {
+                    Ok(|i: usize| {
+                        made.fetch_add(1, Ordering::Relaxed);
+                        sum.fetch_add(i, Ordering::Relaxed);
+                        Ok(())
+                    })
+                },
+                |_| {},
+            )
+            .unwrap();
+            let n = made.into_inner();
+            assert!(n >= round && n.is_multiple_of(round), "{n} calls in rounds of {round}");
+            assert_eq!(sum.into_inner(), n * (n - 1) / 2, "the calls are 0 to {n}");
+            assert_eq!(outcome.latencies.count() as usize, n);
+            assert!(outcome.wall >= time);
+        }
+        // One round that takes longer than the time is made to its end, and no other is begun.
+        let slow = |_| {
+            Ok(|_: usize| {
+                std::thread::sleep(Duration::from_millis(3));
+                Ok(())
+            })
+        };
+        let outcome =
+            share_out(2, Amount::Rounds { round: 20, time: Duration::from_millis(5) }, slow, |_| {}).unwrap();
+        assert_eq!(outcome.latencies.count(), 20);
+    }
 
     #[test]
     fn every_request_is_made_once() {
@@ -160,7 +261,7 @@ mod tests {
             let progress = AtomicUsize::new(0);
             let outcome = share_out(
                 threads,
-                requests,
+                Amount::Calls(requests),
                 |_| {
                     Ok(|i: usize| {
                         made[i].fetch_add(1, Ordering::Relaxed);
@@ -182,7 +283,7 @@ mod tests {
     fn an_error_stops_all_and_is_returned() {
         let e = share_out(
             4,
-            usize::MAX / 2,
+            Amount::Calls(usize::MAX / 2),
             |_| {
                 Ok(|i| match i {
                     100 => Err(Error::timeout("the hundredth")),
@@ -205,19 +306,27 @@ mod tests {
 
     #[test]
     fn threads_run_at_once_for_the_time_given() {
-        let seen = Mutex::new(std::collections::HashSet::new());
-        let outcome = for_a_while(3, Duration::from_millis(50), |t| {
-            let seen = &seen;
-            Ok(move |_| {
-                seen.lock().unwrap().insert(t);
-                std::thread::sleep(Duration::from_millis(1));
-                Ok(())
+        // In its first call each thread waits for the others: one after another, they would not come.
+        let (arrived, all) = (Mutex::new(0), Condvar::new());
+        let outcome = for_a_while(3, Duration::from_millis(50), |_| {
+            let (arrived, all) = (&arrived, &all);
+            Ok(move |i| {
+                if i > 0 {
+                    std::thread::sleep(Duration::from_millis(1));
+                    return Ok(());
+                }
+                let mut n = arrived.lock().unwrap();
+                *n += 1;
+                all.notify_all();
+                let patience = Duration::from_secs(30);
+                match all.wait_timeout_while(n, patience, |n| *n < 3).unwrap().1.timed_out() {
+                    true => Err(Error::timeout("the other threads never called")),
+                    false => Ok(()),
+                }
             })
         })
         .unwrap();
-        assert_eq!(seen.into_inner().unwrap().len(), 3);
         assert!(outcome.wall >= Duration::from_millis(50));
-        // One after another, 50 ms would have room for 50 calls at most.
-        assert!(outcome.latencies.count() > 60, "{}", outcome.latencies.count());
+        assert!(outcome.latencies.count() >= 3);
     }
 }

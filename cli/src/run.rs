@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -13,12 +13,19 @@ use streampool_npz::{Limits, Npz};
 
 use crate::args::Run;
 use crate::data::{self, FirstAxis, Requests};
+use crate::device::cores;
 use crate::exit::Failure;
-use crate::load::{Outcome, share_out};
+use crate::load::{Amount, Outcome, share_out};
 use crate::table::{bytes, digits, percent, table, thousands, time};
 
 /// The array that is not an input but the right answers.
 const LABELS: &str = "labels";
+
+/// How long a thread count is measured if nobody says how many requests.
+const ROW: Duration = Duration::from_secs(1);
+
+/// How long each thread calls before the clock starts.
+const WARM_UP: Duration = Duration::from_millis(20);
 
 /// What one thread count did; a row of the table.
 #[derive(Serialize)]
@@ -30,6 +37,7 @@ struct Row {
     p50_us: f64,
     p99_us: f64,
     speed_up: f64,
+    /// Speed-up over how many times the cores of the first row there were.
     efficiency: f64,
     streams: usize,
     peak_memory_bytes: usize,
@@ -42,6 +50,8 @@ struct Row {
 struct Summary<'a> {
     model: String,
     device: &'a str,
+    cores: usize,
+    cores_per_request: usize,
     requests_in_data: usize,
     weights_bytes: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,9 +66,30 @@ struct Job {
     device: Device,
     model: Model,
     requests: Requests,
+    /// Cores that one request may use.
+    cores: usize,
 }
 
 impl Job {
+    /// The cores that `threads` threads can keep busy.
+    fn share(&self, threads: usize) -> f64 {
+        threads.saturating_mul(self.cores).min(cores()) as f64
+    }
+
+    /// Calls that leave nothing to be made ready: the data's first and last requests (the last may have fewer rows), then more.
+    fn warm_up(&self) -> Result<()> {
+        let start = Instant::now();
+        if self.requests.inputs.len() > 1 {
+            self.answer(self.requests.inputs.len() - 1)?;
+        }
+        let mut i = 0;
+        while i == 0 || start.elapsed() < WARM_UP {
+            self.answer(i)?;
+            i += 1;
+        }
+        Ok(())
+    }
+
     fn answer(&self, i: usize) -> Result<Vec<HostTensor>> {
         let inputs = &self.requests.inputs[i % self.requests.inputs.len()];
         let inputs: Vec<Input<'_>> = inputs.iter().map(Input::from).collect();
@@ -68,13 +99,17 @@ impl Job {
 
 /// Runs the command.
 pub(crate) fn run(options: &Run) -> Result<(), Failure> {
-    let device = options.device.open()?;
+    let cores_per_request = usize::from(options.cores).min(cores());
+    let device = options.device.builder().cores(cores_per_request).open()?;
     let model = Model::load(&device, &options.model)?;
     let data = streampool_npz::read(&options.input, Limits::default())?;
     let requests = split(&model, &data, options)?;
-    let job = Job { device, model, requests };
+    let job = Job { device, model, requests, cores: cores_per_request };
     let distinct = job.requests.inputs.len();
-    let total = options.requests.map_or(distinct, |m| usize::try_from(m).unwrap_or(usize::MAX));
+    let amount = match options.requests {
+        Some(m) => Amount::Calls(usize::try_from(m).unwrap_or(usize::MAX)),
+        None => Amount::Rounds { round: distinct, time: ROW },
+    };
     let report = &options.report;
 
     // The serial answers are the truth for --check, the outputs, and the accuracy.
@@ -84,12 +119,12 @@ pub(crate) fn run(options: &Run) -> Result<(), Failure> {
     if counts[0] != 1 {
         counts.insert(0, 1);
     }
-    let progress = progress(total, counts.len());
+    let progress = progress(amount, counts.len());
     let mut rows: Vec<Row> = Vec::new();
     for &threads in &counts {
         progress.set_message(format!("{threads} threads"));
         let base = rows.first().map(|r| r.requests_per_second);
-        rows.push(measure(&job, threads, total, options.check.then_some(&answers), base, &progress)?);
+        rows.push(measure(&job, threads, amount, options.check.then_some(&answers), base, &progress)?);
     }
     progress.finish_and_clear();
 
@@ -110,12 +145,20 @@ pub(crate) fn run(options: &Run) -> Result<(), Failure> {
         });
     }
     report.say(&show(&rows));
+    let each =
+        if cores_per_request == 1 { "one core".to_owned() } else { format!("{cores_per_request} cores") };
+    report.say(&format!(
+        "efficiency is speed-up over cores in use; this machine has {}, a request may use {each}",
+        cores()
+    ));
     if let Some(path) = &options.output {
         write_outputs(path, &job.model, joined)?;
     }
     report.write(&Summary {
         model: options.model.display().to_string(),
         device: &job.device.info().name,
+        cores: cores(),
+        cores_per_request,
         requests_in_data: distinct,
         weights_bytes: job.device.frozen_bytes(),
         accuracy: accuracy.map(|(right, n)| right as f64 / n as f64),
@@ -146,7 +189,7 @@ fn split(model: &Model, data: &Npz, options: &Run) -> Result<Requests> {
 fn measure(
     job: &Job,
     threads: usize,
-    total: usize,
+    amount: Amount,
     truth: Option<&Vec<Vec<HostTensor>>>,
     base: Option<f64>,
     progress: &ProgressBar,
@@ -156,10 +199,9 @@ fn measure(
     let streams: Mutex<HashSet<StreamId>> = Mutex::default();
     let outcome: Outcome = share_out(
         threads,
-        total,
+        amount,
         |_| {
-            // Warm up: each thread's stream has its plan and its memory before the clock starts.
-            job.answer(0)?;
+            job.warm_up()?;
             let mine = job.device.current_stream()?;
             streams.lock().map_err(|_| Error::internal("a thread panicked"))?.insert(mine);
             Ok(|i: usize| {
@@ -183,7 +225,7 @@ fn measure(
         p50_us: us(outcome.latencies.percentile(50.0)),
         p99_us: us(outcome.latencies.percentile(99.0)),
         speed_up,
-        efficiency: speed_up / threads as f64,
+        efficiency: speed_up * job.share(1) / job.share(threads),
         streams: streams.into_inner().map_err(|_| Error::internal("a thread panicked"))?.len(),
         peak_memory_bytes: job.device.memory_stats().peak_live,
         busy_cores: outcome.cores(),
@@ -231,14 +273,17 @@ fn write_outputs(path: &std::path::Path, model: &Model, joined: Vec<Option<HostT
     streampool_npz::write(path, arrays.iter().map(|(n, a)| (*n, a)))
 }
 
-/// A bar on standard error if that is a terminal.
-fn progress(total: usize, counts: usize) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(
-        Some((total as u64).saturating_mul(counts as u64)),
-        ProgressDrawTarget::stderr_with_hz(10),
-    );
-    if let Ok(style) = ProgressStyle::with_template("{msg:12} [{bar:40}] {human_pos}/{human_len} {per_sec} {eta}")
-    {
+/// A bar on standard error if that is a terminal; without an end if nobody knows it.
+fn progress(amount: Amount, counts: usize) -> ProgressBar {
+    let (length, template) = match amount {
+        Amount::Calls(n) => {
+            let all = (n as u64).saturating_mul(counts as u64);
+            (Some(all), "{msg:12} [{bar:40}] {human_pos}/{human_len} {per_sec} {eta}")
+        }
+        Amount::Rounds { .. } => (None, "{msg:12} {human_pos} requests"),
+    };
+    let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr_with_hz(10));
+    if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style.progress_chars("=> "));
     }
     bar

@@ -10,33 +10,26 @@ const FINE: usize = 32;
 pub(crate) struct Histogram {
     counts: Vec<u64>,
     total: u64,
-    sum_ns: u128,
 }
 
 impl Histogram {
     pub(crate) fn new() -> Self {
-        Self { counts: vec![0; (64 - 4) * FINE], total: 0, sum_ns: 0 }
+        Self { counts: vec![0; (64 - 4) * FINE], total: 0 }
     }
 
     pub(crate) fn record(&mut self, latency: Duration) {
         let ns = latency.as_nanos().min(u128::from(u64::MAX)) as u64;
         self.counts[bucket(ns)] += 1;
         self.total += 1;
-        self.sum_ns += u128::from(ns);
     }
 
     pub(crate) fn merge(&mut self, other: &Self) {
         self.counts.iter_mut().zip(&other.counts).for_each(|(a, b)| *a += b);
         self.total += other.total;
-        self.sum_ns += other.sum_ns;
     }
 
     pub(crate) fn count(&self) -> u64 {
         self.total
-    }
-
-    pub(crate) fn mean(&self) -> Duration {
-        Duration::from_nanos(self.sum_ns.checked_div(u128::from(self.total)).unwrap_or(0) as u64)
     }
 
     /// The least latency that at least `percent` of all do not exceed, rounded to its bucket's middle; zero without any.
@@ -122,7 +115,6 @@ mod tests {
             let got = h.percentile(percent).as_secs_f64() * 1e6;
             assert!((got / us - 1.0).abs() < 0.04, "p{percent}: {got} us, expected {us}");
         }
-        assert_eq!(h.mean(), Duration::from_nanos(500_500));
         assert_eq!(Histogram::new().percentile(50.0), Duration::ZERO);
     }
 

@@ -2,8 +2,18 @@
 
 use std::time::Duration;
 
-/// Lines of equal columns: the first to the left, the others to the right.
+/// Lines of equal columns: the first to the left, the others, numbers, to the right.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    lines(head, rows, 1)
+}
+
+/// Lines of equal columns, all words: to the left.
+pub(crate) fn text_table(head: &[&str], rows: &[Vec<String>]) -> String {
+    lines(head, rows, usize::MAX)
+}
+
+/// Lines of equal columns, the first `left` of them to the left.
+fn lines(head: &[&str], rows: &[Vec<String>], left: usize) -> String {
     let mut widths: Vec<usize> = head.iter().map(|h| h.chars().count()).collect();
     for row in rows {
         for (w, cell) in widths.iter_mut().zip(row) {
@@ -13,10 +23,8 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let line = |cells: &mut dyn Iterator<Item = &str>| {
         let mut out = String::new();
         for (i, (cell, &w)) in cells.zip(&widths).enumerate() {
-            match i {
-                0 => out += &format!("{cell:<w$}"),
-                _ => out += &format!("  {cell:>w$}"),
-            }
+            out += if i == 0 { "" } else { "  " };
+            out += &if i < left { format!("{cell:<w$}") } else { format!("{cell:>w$}") };
         }
         out.truncate(out.trim_end().len());
         out.push('\n');
@@ -95,6 +103,11 @@ mod tests {
             &[vec!["1".into(), "5".into()], vec!["16".into(), "12,345,678".into()]],
         );
         assert_eq!(t, "threads       req/s\n1                 5\n16       12,345,678\n");
+        let t = text_table(
+            &["step", "kernel"],
+            &[vec!["0 Conv".into(), "a".into()], vec!["1".into(), "bc".into()]],
+        );
+        assert_eq!(t, "step    kernel\n0 Conv  a\n1       bc\n");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use loom::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use loom::thread;
 use streampool_core::driver::Segment;
 use streampool_core::memory::{MemoryConfig, MemoryPool, Source, StreamCache};
-use streampool_core::timeline::{StreamId, Ticket};
+use streampool_core::timeline::{StreamId, Submissions, Ticket};
 use streampool_core::{Error, Result};
 
 /// A large class: each block is a segment of its own.
@@ -108,6 +108,12 @@ impl Source for Device {
     }
 }
 
+/// The ticket of a stream's `number`-th submission.
+fn ticket(stream: u32, number: u64) -> Ticket {
+    let mut submissions = Submissions::new(StreamId(stream));
+    (0..number).map(|_| submissions.submit(|_| Ok(())).unwrap()).last().unwrap()
+}
+
 fn setup(
     blocks: usize,
     refuse_first: bool,
@@ -133,7 +139,7 @@ fn a_block_that_another_stream_uses_is_reused_only_after_that_work() {
         let (device, pool, mut a, _b) = setup(2, false);
         let block = a.alloc(BYTES).unwrap();
         // What stream 1 does with the block's bytes, up to its ticket 2.
-        block.record(Ticket { stream: StreamId(1), number: 2 });
+        block.record(ticket(1, 2));
         let bytes = std::sync::Arc::new(UnsafeCell::new(()));
         let work = thread::spawn({
             let (device, bytes) = (device.clone(), bytes.clone());
@@ -161,7 +167,7 @@ fn a_full_budget_waits_for_the_work_of_another_stream() {
     explore("wait for a retired block", None, || {
         let (device, pool, mut a, mut b) = setup(1, false);
         let block = a.alloc(BYTES).unwrap();
-        block.record(Ticket { stream: StreamId(2), number: 1 });
+        block.record(ticket(2, 1));
         let bytes = std::sync::Arc::new(UnsafeCell::new(()));
         let work = thread::spawn({
             let (device, bytes) = (device.clone(), bytes.clone());

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use streampool_core::driver::{Bindings, Segment, Slice};
 use streampool_core::op::{
-    Activation, Constant, DType, F32, Layout, MatMul, Op, Operand, Place, Port, Program, Step, TensorType,
+    Activation, Attention, Constant, Conv, DType, F32, Layout, MatMul, Op, Operand, Place, Port, Program,
+    Step, TensorType,
 };
 use streampool_cpu::team::Team;
 use streampool_cpu::{CpuConfig, CpuDriver, CpuExecutable, Executor};
@@ -69,10 +70,66 @@ fn mlp(rows: usize, dims: &[usize], activation: Option<Activation>) -> Program {
     program
 }
 
+/// One operation on inputs of these shapes, the second a constant if `constant`.
+fn single(op: Op, shapes: &[&[usize]], constant: bool) -> Program {
+    let types: Vec<TensorType> = shapes.iter().map(|s| TensorType::new(DType::F32, *s)).collect();
+    let out = op.infer(&types).unwrap().remove(0);
+    let mut program = Program { name: op.name().into(), ..Program::default() };
+    let mut inputs = Vec::new();
+    for (i, ty) in types.iter().enumerate() {
+        let place = if constant && i == 1 {
+            program.constants.push(Constant::new(ty.clone(), bytes_of(&random(ty.shape.len(), 5))));
+            Place::Constant(0)
+        } else {
+            program.inputs.push(Port { dtype: DType::F32, bytes: ty.bytes() });
+            Place::Input(program.inputs.len() as u32 - 1)
+        };
+        inputs.push(Operand { place, dtype: DType::F32, layout: Layout::contiguous(ty.shape.clone()) });
+    }
+    program.outputs.push(Port { dtype: DType::F32, bytes: out.bytes() });
+    program.steps.push(Step {
+        name: op.name().into(),
+        op,
+        inputs,
+        outputs: vec![Operand {
+            place: Place::Output(0),
+            dtype: DType::F32,
+            layout: Layout::contiguous(out.shape),
+        }],
+    });
+    program
+}
+
+/// A square convolution of `c` to `m` channels over `size` by `size`, with "same" padding.
+fn conv(c: usize, m: usize, size: usize, kernel: usize, stride: usize, groups: usize) -> (Program, f64) {
+    let pad = (kernel - 1) / 2;
+    let op = Conv {
+        strides: vec![stride; 2],
+        dilations: vec![1; 2],
+        pads_before: vec![pad; 2],
+        pads_after: vec![pad; 2],
+        groups,
+        bias: false,
+        residual: false,
+        activation: None,
+    };
+    let program = single(Op::Conv(op), &[&[1, c, size, size], &[m, c / groups, kernel, kernel]], true);
+    let flops = 2.0 * (program.outputs[0].bytes / 4 * (c / groups) * kernel * kernel) as f64;
+    (program, flops)
+}
+
+/// Attention of `b` sequences of `s`, 12 heads of 32.
+fn attention(b: usize, s: usize) -> (Program, f64) {
+    let op = Attention { scale: F32::new(0.177), causal: false, mask: true, merge_heads: true };
+    let shape = [b, 12, s, 32];
+    let program = single(Op::Attention(op), &[&shape, &shape, &shape, &[b, 1, 1, s]], false);
+    (program, 4.0 * (b * 12 * s * s * 32) as f64)
+}
+
 /// One stream: an executor with its own memory.
 struct Stream {
     executor: Executor,
-    input: Vec<f32>,
+    inputs: Vec<Vec<f32>>,
     output: Vec<f32>,
     arena: Segment,
 }
@@ -83,16 +140,17 @@ impl Stream {
         let address = arena.as_ptr().expose_provenance() as u64;
         Self {
             executor: Executor::new(team.clone()),
-            input: random(program.inputs[0].bytes / 4, 1),
+            inputs: program.inputs.iter().map(|p| random(p.bytes / 4, 1)).collect(),
             output: vec![0.0; program.outputs[0].bytes / 4],
             arena: Segment::new(address, arena.len() * 64, Box::new(arena)),
         }
     }
 
     fn run(&mut self, executable: &CpuExecutable) {
-        let (input, output) = (as_bytes(&self.input), as_bytes_mut(&mut self.output));
+        let inputs: Vec<Slice<'_>> = self.inputs.iter().map(|x| Slice::host(as_bytes(x))).collect();
+        let output = as_bytes_mut(&mut self.output);
         let bindings = Bindings {
-            inputs: &[Slice::host(input)],
+            inputs: &inputs,
             outputs: &[Slice::host_mut(output)],
             arena: Slice::of_segment(&self.arena, 0, self.arena.bytes()),
         };
@@ -201,13 +259,34 @@ fn main() {
         "{:30} {:>14} {:>10} {:>10} {:>9} {:>7} {:>10}",
         "", "", "best", "median", "GFLOP/s", "peak", "calls/s"
     );
+    let mut programs: Vec<(String, Program, f64)> = Vec::new();
     for (name, rows, dims, activation) in cases {
+        let flops = 2.0 * rows as f64 * dims.windows(2).map(|w| (w[0] * w[1]) as f64).sum::<f64>();
+        programs.push((name.into(), mlp(rows, &dims, activation), flops));
+    }
+    for (b, s) in [(1, 16), (1, 128), (32, 128), (1, 1024)] {
+        let (program, flops) = attention(b, s);
+        programs.push((format!("attention b{b} s{s}"), program, flops));
+    }
+    for (c, m, size, kernel, stride, groups) in [
+        (3, 64, 224, 7, 2, 1),
+        (64, 64, 56, 3, 1, 1),
+        (64, 256, 56, 1, 1, 1),
+        (128, 128, 56, 3, 2, 1),
+        (256, 256, 14, 3, 1, 1),
+        (512, 512, 7, 3, 1, 1),
+        (32, 32, 112, 3, 1, 32),
+        (96, 96, 112, 3, 2, 96),
+        (960, 960, 7, 3, 1, 960),
+    ] {
+        let (program, flops) = conv(c, m, size, kernel, stride, groups);
+        programs.push((format!("conv {c}-{m} {size} k{kernel} s{stride} g{groups}"), program, flops));
+    }
+    for (name, program, flops) in programs {
         if !filter.is_empty() && !filter.iter().any(|f| name.contains(f.as_str())) {
             continue;
         }
-        let program = mlp(rows, &dims, activation);
         let executable = driver.compile_program(&program).unwrap();
-        let flops = 2.0 * rows as f64 * dims.windows(2).map(|w| (w[0] * w[1]) as f64).sum::<f64>();
         let peak = peak();
         let show = |what: &str, [best, median, cpu]: [f64; 3], times: f64| {
             let rate = |t: f64| flops * times / t / 1e9;

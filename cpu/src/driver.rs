@@ -50,7 +50,7 @@ impl CpuDriver {
             info,
             completed: Completed::default(),
             constants: Constants::default(),
-            team: Arc::new(Team::default()),
+            team: Arc::new(Team::new(cores)),
         }
     }
 

@@ -18,5 +18,5 @@ pub(crate) fn watch() {
 /// Runs in the child, before `fork` returns there.
 #[cfg(unix)]
 extern "C" fn in_child() {
-    // Here `streampool_core::gate::forked_in_child()` is called.
+    streampool_core::gate::forked_in_child();
 }

@@ -7,7 +7,6 @@ mod constants;
 mod driver;
 mod evaluate;
 mod fork;
-#[allow(dead_code, unused_imports)]
 mod gemm;
 pub mod kernel;
 mod kernels;
@@ -15,7 +14,6 @@ mod memory;
 mod processor;
 mod program;
 mod queue;
-#[allow(dead_code, unused_imports)]
 mod simd;
 pub mod team;
 

@@ -407,3 +407,48 @@ fn is_injective(operand: &Operand) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Does what its step is called.
+    struct Scripted(&'static str);
+
+    impl Kernel for Scripted {
+        unsafe fn run(&self, _args: &Args<'_>) -> Result<()> {
+            match self.0 {
+                "panic" => panic!("planted"),
+                "fail" => Err(Error::invalid_argument("index 9")),
+                _ => Ok(()),
+            }
+        }
+        fn describe(&self) -> String {
+            format!("scripted {}", self.0)
+        }
+    }
+
+    fn scripted(steps: &[&'static str]) -> CpuExecutable {
+        let mut e = CpuExecutable::new(&Program::default(), &Constants::default()).unwrap();
+        e.steps = steps
+            .iter()
+            .map(|&s| Prepared { name: s.into(), kernel: Box::new(Scripted(s)), inputs: 0, outputs: 0 })
+            .collect();
+        e
+    }
+
+    #[test]
+    fn a_panicking_kernel_is_an_error_of_its_launch_alone() {
+        let mut executor = Executor::new(Arc::new(Team::default()));
+        let none = Bindings { inputs: &[], outputs: &[], arena: Slice::EMPTY };
+        for _ in 0..3 {
+            let e = executor.run(&scripted(&["fine", "panic"]), &none).unwrap_err();
+            assert!(e.is_internal(), "{e:?}");
+            let text = e.to_string();
+            assert!(text.starts_with("panic: ") && text.contains("planted"), "{text}");
+            executor.run(&scripted(&["fine"]), &none).unwrap();
+            let e = executor.run(&scripted(&["fine", "fail", "panic"]), &none).unwrap_err();
+            assert_eq!((e.is_invalid_argument(), e.to_string().as_str()), (true, "fail: index 9"));
+        }
+    }
+}

@@ -4,7 +4,7 @@
 //! Work is split over output elements, never over a sum, so the bits of a result do not depend on who helped (INV-14).
 //!
 //! A *call* is one [`Team::run`] with at least [`LARGE_WORK`]; smaller ones stay on their thread and touch nothing that is
-//! shared. The rule that keeps N callers from oversubscribing the machine is one number, [`State`]: calls and helpers together
+//! shared. The rule that keeps N callers from oversubscribing the machine is one number, `State`: calls and helpers together
 //! are never more than cores, except that calls may always come, and then helpers leave before their next task.
 
 use std::any::Any;
@@ -29,13 +29,13 @@ pub struct Team {
     started: OnceLock<Vec<JoinHandle<()>>>,
 }
 
+/// Nobody but the caller.
+pub(crate) static ALONE: Team = Team { crew: None, started: OnceLock::new() };
+
 /// What a task is given to: `(task, member)`.
 type Task<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
 impl Team {
-    /// Nobody but the caller.
-    pub(crate) const ALONE: Team = Team { crew: None, started: OnceLock::new() };
-
     /// A team of `cores` cores: that of the caller and `cores - 1` helpers, which are started by the first large call.
     pub fn new(cores: usize) -> Self {
         let crew = (cores > 1).then(|| {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use streampool_core::driver::{Bindings, Driver, Slice};
 use streampool_core::op::*;
-use streampool_core::timeline::{StreamId, Ticket};
+use streampool_core::timeline::{StreamId, Submissions};
 use streampool_cpu::{CpuConfig, CpuDriver, evaluate};
 
 fn operand(place: Place, dtype: DType, shape: &[usize]) -> Operand {
@@ -67,7 +67,9 @@ fn a_program_runs_and_its_ticket_is_done_when_launch_returns() {
     let bindings = Bindings { inputs: &[x], outputs: &[y], arena: Slice::of_segment(&segment, 128, 256) };
     queue.launch(&executable, &bindings, 2).unwrap();
     assert_eq!((driver.completed(stream), driver.completed(StreamId(0))), (2, 0));
-    driver.wait(Ticket { stream, number: 2 }, Instant::now()).unwrap();
+    let mut submissions = Submissions::new(stream);
+    submissions.submit(|_| Ok(())).unwrap();
+    driver.wait(submissions.submit(|_| Ok(())).unwrap(), Instant::now()).unwrap();
     let mut out = [0u8; 16];
     queue.read(y, &mut out, Instant::now()).unwrap();
     let out: Vec<f32> = out.chunks(4).map(|c| f32::from_ne_bytes(c.try_into().unwrap())).collect();
@@ -155,10 +157,12 @@ fn huge_allocations_are_refused() {
 }
 
 #[test]
-fn waiting_for_a_ticket_that_does_not_exist_ends_at_the_deadline() {
+fn waiting_for_work_that_is_not_done_ends_at_the_deadline() {
     let driver = CpuDriver::new(CpuConfig::default());
     let deadline = Instant::now() + Duration::from_millis(5);
-    let e = driver.wait(Ticket { stream: StreamId(1), number: 1 }, deadline).unwrap_err();
+    // A ticket of another device: this one never did the work.
+    let foreign = Submissions::new(StreamId(1)).submit(|_| Ok(())).unwrap();
+    let e = driver.wait(foreign, deadline).unwrap_err();
     assert!(e.is_timeout(), "{e}");
     let absurd = StreamId(u32::MAX);
     assert!(driver.open_queue(absurd).err().unwrap().is_invalid_argument());

@@ -42,7 +42,8 @@ fn run(case: &Path, driver: &CpuDriver) -> Result<()> {
     let program = driver.compile_program(&plan.program)?;
     let mut outputs =
         plan.outputs.iter().map(|(_, ty)| HostTensor::zeros(ty.clone())).collect::<Result<Vec<_>>>()?;
-    let segment: Segment = streampool_core::driver::Driver::allocate(driver, plan.program.arena_bytes.max(64))?;
+    let segment: Segment =
+        streampool_core::driver::Driver::allocate(driver, plan.program.arena_bytes.max(64))?;
     let read: Vec<Slice<'_>> = inputs.iter().map(|t| Slice::host(t.bytes())).collect();
     let written: Vec<Slice<'_>> = outputs.iter_mut().map(|t| Slice::host_mut(t.bytes_mut())).collect();
     let arena = Slice::of_segment(&segment, 0, plan.program.arena_bytes);
@@ -95,7 +96,7 @@ fn main() {
     for case in cases {
         let name = case.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let scope = in_scope(&case);
-        let result = std::panic::catch_unwind(|| run(&case, &driver));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&case, &driver)));
         let (kind, text) = match result {
             Ok(Ok(())) => ("passed", String::new()),
             Ok(Err(e)) if e.is_unsupported() => ("unsupported", e.to_string()),
@@ -103,11 +104,14 @@ fn main() {
             Ok(Err(e)) => ("error", e.to_string()),
             Err(p) => {
                 let text = p.downcast_ref::<String>().cloned();
-                ("PANIC", text.or_else(|| p.downcast_ref::<&str>().map(|s| s.to_string())).unwrap_or_default())
+                (
+                    "PANIC",
+                    text.or_else(|| p.downcast_ref::<&str>().map(|s| s.to_string())).unwrap_or_default(),
+                )
             }
         };
         *totals.entry((scope, kind)).or_default() += 1;
-        if kind != "passed" && scope {
+        if kind != "passed" && (scope || kind != "unsupported") {
             println!("{kind} {name}: {text}");
         }
     }

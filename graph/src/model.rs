@@ -94,6 +94,7 @@ pub struct Model {
     producer: String,
     metadata: Vec<(String, String)>,
     options: LoadOptions,
+    folder: DataFolder,
     folded: Folded,
     value_inputs: Mutex<BTreeSet<usize>>,
 }
@@ -109,9 +110,10 @@ impl Model {
     /// `is_unsupported` naming every node that is not supported.
     pub fn load(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = ir::map_file(path)?;
+        let folder = DataFolder::of(path);
+        let bytes = folder.map(path)?;
         let name = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
-        Self::import(bytes, &DataFolder::of(path), name, options)
+        Self::import(bytes, folder, name, options)
             .map_err(|e| e.context(format!("model '{}'", path.display())))
     }
 
@@ -120,23 +122,25 @@ impl Model {
     /// # Errors
     /// As [`Model::load`], without `is_io`.
     pub fn from_bytes(bytes: impl Into<Bytes>, options: &LoadOptions) -> Result<Self> {
-        Self::import(bytes.into(), &DataFolder::none(), String::new(), options)
+        Self::import(bytes.into(), DataFolder::none(), String::new(), options)
     }
 
-    fn import(bytes: Bytes, folder: &DataFolder, name: String, options: &LoadOptions) -> Result<Self> {
+    fn import(bytes: Bytes, folder: DataFolder, name: String, options: &LoadOptions) -> Result<Self> {
         if bytes.is_empty() {
             return Err(Error::invalid_model("the file is empty"));
         }
         let length = bytes.len();
         let proto = ModelProto::decode(bytes).map_err(|e| {
-            Error::invalid_model(format!("this is no ONNX file, or it is damaged ({length} bytes): {e}")).caused_by(e)
+            Error::invalid_model(format!("this is no ONNX file, or it is damaged ({length} bytes): {e}"))
+                .caused_by(e)
         })?;
-        let imported = ir::import(&proto, folder)?;
+        let imported = ir::import(&proto, &folder)?;
         let inputs =
             imported.graph.inputs.iter().map(|i| info(i, "input", true)).collect::<Result<Vec<_>>>()?;
         let outputs =
             imported.graph.outputs.iter().map(|o| info(o, "output", false)).collect::<Result<Vec<_>>>()?;
-        let producer = [proto.producer_name.as_str(), proto.producer_version.as_str()].join(" ").trim().to_string();
+        let producer =
+            [proto.producer_name.as_str(), proto.producer_version.as_str()].join(" ").trim().to_string();
         Ok(Self {
             name: if name.is_empty() { imported.graph.name.clone() } else { name },
             graph: imported.graph,
@@ -147,6 +151,7 @@ impl Model {
             producer,
             metadata: proto.metadata_props.into_iter().map(|p| (p.key, p.value)).collect(),
             options: options.clone(),
+            folder,
             folded: Folded::default(),
             value_inputs: Mutex::default(),
         })
@@ -199,13 +204,20 @@ impl Model {
                 })
                 .sum()
         }
-        let op_type =
-            |n: &ir::Node| if n.domain.is_empty() { n.op_type.clone() } else { format!("{}.{}", n.domain, n.op_type) };
+        let op_type = |n: &ir::Node| {
+            if n.domain.is_empty() { n.op_type.clone() } else { format!("{}.{}", n.domain, n.op_type) }
+        };
         self.graph
             .nodes
             .iter()
             .map(|n| NodeInfo { name: n.name.clone(), op_type: op_type(n), nested: nested(n) })
             .collect()
+    }
+
+    /// Tells the system that the mapped files' pages are not needed now: after a device packed the weights, they would be in memory twice.
+    /// Pages that are touched again are read again.
+    pub fn release_pages(&self) {
+        self.folder.release_pages();
     }
 
     /// Inputs whose values planning has asked for so far: give them at once and a round is saved.
@@ -283,7 +295,12 @@ impl Model {
             }
             if let Some(bytes) = &spec.value {
                 if bytes.len() != spec.ty.bytes() {
-                    return Err(place(format!("{} needs {} bytes, {} were given", spec.ty, spec.ty.bytes(), bytes.len())));
+                    return Err(place(format!(
+                        "{} needs {} bytes, {} were given",
+                        spec.ty,
+                        spec.ty.bytes(),
+                        bytes.len()
+                    )));
                 }
                 if spec.ty.dtype == DType::Bool && bytes.iter().any(|&b| b > 1) {
                     return Err(place("a bool is neither 0 nor 1".into()));
@@ -301,7 +318,10 @@ impl Model {
             for (axis, (dim, &len)) in dims.iter().zip(spec.ty.shape.iter()).enumerate() {
                 match dim {
                     Dim::Fixed(n) if *n != len => {
-                        return Err(place(format!("axis {axis} must have length {n}, {} was given", spec.ty)));
+                        return Err(place(format!(
+                            "axis {axis} must have length {n}, {} was given",
+                            spec.ty
+                        )));
                     }
                     Dim::Symbol(s) => match bound.iter().find(|b| b.0 == s) {
                         Some(&(_, other, first)) if other != len => {

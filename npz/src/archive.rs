@@ -111,7 +111,7 @@ pub fn write<'a>(
 /// Writes a `.npz` file. Entries are compressed and carry no time stamps: equal arrays give equal bytes.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_to<'a>(
     to: impl Write + Seek,
     arrays: impl IntoIterator<Item = (&'a str, &'a HostTensor)>,

@@ -25,8 +25,8 @@ def fail(text):
 
 def environment(name, packages):
     """The python of the virtual environment .cache/venv-NAME, made or brought up to date if need be."""
-    if sys.version_info < (3, 10):
-        fail(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}; install python3 and python3-venv")
+    if sys.version_info < (3, 11):
+        fail(f"Python 3.11 or newer is needed for {' '.join(packages)}, this is {sys.version.split()[0]}")
     folder = CACHE / f"venv-{name}"
     stamp, wanted = folder / "packages.txt", "\n".join([sys.version, *packages])
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -35,18 +35,36 @@ def environment(name, packages):
         shutil.rmtree(folder, ignore_errors=True)
         try:
             venv.create(folder, with_pip=True)
-        except (subprocess.CalledProcessError, SystemExit) as e:
+            target = []
+        except (subprocess.CalledProcessError, SystemExit):
+            # Debian's python3 without python3-venv has no ensurepip: use this Python's own pip, if there is one.
             shutil.rmtree(folder, ignore_errors=True)
-            fail(f"cannot make a virtual environment ({e}); on Debian and Ubuntu: apt-get install python3-venv")
-        pip(python, "install", *packages)
+            venv.create(folder, with_pip=False)
+            if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode:
+                shutil.rmtree(folder, ignore_errors=True)
+                fail("this Python has neither ensurepip nor pip; on Debian and Ubuntu: apt-get install python3-venv or python3-pip")
+            site = subprocess.check_output([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True)
+            target = ["--target", site.strip()]
+        pip(python, "install", *target, *packages)
         stamp.write_text(wanted)
     return python
 
 
 def pip(python, *arguments):
+    """Runs the environment's pip, or this Python's own if the environment has none."""
+    if subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode:
+        python = sys.executable
     command = [python, "-m", "pip", "--disable-pip-version-check", arguments[0], "--quiet", *arguments[1:]]
     if subprocess.run(command).returncode != 0:
         fail(f"pip {' '.join(map(str, arguments))} failed; is there a network, or a PyPI mirror in PIP_INDEX_URL?")
+
+
+def built(package, program):
+    """The path of a program of the workspace in the release profile; builds it, unless scripts/test just did."""
+    if "STREAMPOOL_BUILT" not in os.environ:
+        if subprocess.run(["cargo", "build", "--release", "--quiet", "--package", package], cwd=ROOT).returncode:
+            fail(f"building {package} failed")
+    return ROOT / "target" / "release" / (program + (".exe" if os.name == "nt" else ""))
 
 
 def remove_environment(name):

@@ -222,7 +222,7 @@ impl Shared {
             let reached = match target {
                 Target::Done(ticket) => engine.stream(stream).completed >= ticket.number,
                 Target::Drained(stream) => engine.is_drained(stream),
-                Target::Credit(stream) => engine.stream(stream).work.len() < self.info.queue_depth,
+                Target::Credit(stream) => engine.queued(stream) < self.info.queue_depth,
             };
             if reached || engine.lost.is_some() {
                 return Ok(());

@@ -147,15 +147,15 @@ impl Memory {
                 "sim: asked {bytes} bytes, {free} of the device's {capacity} are free; free some, or simulate a larger device"
             )));
         }
-        let mut fresh = Vec::new();
+        let mut fresh: Vec<u8> = Vec::new();
         fresh.try_reserve_exact(bytes).map_err(|e| {
             Error::out_of_memory(format!(
                 "sim: the host has no {bytes} bytes to simulate; use a smaller device"
             ))
             .caused_by(e)
         })?;
-        let pattern = self.random.next().to_le_bytes();
-        fresh.extend(pattern.iter().cycle().take(bytes));
+        fresh.resize(bytes, 0);
+        poison(&mut fresh, self.random.next());
         let address = self.next;
         self.next += (bytes as u64).next_multiple_of(GAP) + GAP;
         self.used += bytes;
@@ -169,9 +169,8 @@ impl Memory {
         let Some(segment) = self.segments.get_mut(&address) else { return };
         self.used -= segment.bytes.len();
         segment.freed = true;
-        let pattern = self.random.next().to_le_bytes();
-        for (byte, poison) in segment.bytes.iter_mut().zip(pattern.iter().cycle()) {
-            *byte = *poison;
+        if segment.users > 0 {
+            poison(&mut segment.bytes, self.random.next());
         }
         self.forget_if_unused(address);
     }
@@ -267,6 +266,14 @@ impl Memory {
     /// The first byte of `range` that nothing ever wrote.
     pub(crate) fn unwritten(&self, range: Range) -> Option<u64> {
         self.written.first_gap(range)
+    }
+}
+
+/// Fills `bytes` with garbage.
+pub(crate) fn poison(bytes: &mut [u8], pattern: u64) {
+    let pattern = pattern.to_le_bytes();
+    for chunk in bytes.chunks_mut(8) {
+        chunk.copy_from_slice(&pattern[..chunk.len()]);
     }
 }
 

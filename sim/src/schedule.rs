@@ -20,7 +20,7 @@ use streampool_core::timeline::{StreamId, Ticket};
 use streampool_core::{Error, Result};
 
 use crate::fault::{Event, Events, Outcome};
-use crate::memory::{Aligned, Memory, Range};
+use crate::memory::{Aligned, Memory, Range, poison};
 use crate::program::SimExecutable;
 use crate::random::Random;
 
@@ -104,7 +104,9 @@ pub(crate) struct Stream {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Executed {
     /// Whose work.
-    pub ticket: Ticket,
+    pub stream: StreamId,
+    /// Its ticket's number.
+    pub number: u64,
     /// Virtual time of its start, in nanoseconds.
     pub start: u64,
     /// Virtual time of its end, in nanoseconds.
@@ -164,7 +166,6 @@ pub(crate) struct Engine {
 
 impl Engine {
     pub(crate) fn new(
-        mode: Mode,
         mut random: Random,
         memory_bytes: usize,
         events: Events,
@@ -318,6 +319,12 @@ impl Engine {
         self.streams.get(&id).is_none_or(|s| s.work.is_empty() && s.running.is_none())
     }
 
+    /// How many entries a stream has queued.
+    pub(crate) fn queued(&mut self, id: StreamId) -> usize {
+        self.settle(id);
+        self.streams.get(&id).map_or(0, |s| s.work.len())
+    }
+
     /// Takes work off a queue.
     pub(crate) fn pick(&mut self, pick: Pick) -> Picked {
         if self.lost.is_some() {
@@ -397,15 +404,14 @@ impl Engine {
                 }
             }
         }
-        let poison = self.random.next().to_le_bytes();
-        let scratch: Vec<u8> = poison.iter().copied().cycle().take(arena.bytes()).collect();
+        copies.arena = Aligned::new(&vec![0; arena.bytes()]);
+        poison(copies.arena.get_mut(), self.random.next());
         for range in inputs {
             copies.inputs.push(Aligned::new(self.memory.bytes(*range)?));
         }
         for range in outputs {
             copies.outputs.push(Aligned::new(self.memory.bytes(*range)?));
         }
-        copies.arena = Aligned::new(&scratch);
         Ok(copies)
     }
 
@@ -448,7 +454,7 @@ impl Engine {
             stream.ends.pop_front();
         }
         self.now = self.now.max(end);
-        self.trace.push_back(Executed { ticket: Ticket { stream: id, number: work.number }, start, end });
+        self.trace.push_back(Executed { stream: id, number: work.number, start, end });
         if self.trace.len() > TRACE {
             self.trace.pop_front();
         }

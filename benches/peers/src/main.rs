@@ -1,8 +1,9 @@
 //! Calls per second of streampool and ONNX Runtime on the same model file, threads and inputs, in turn, in one process.
 //!
-//! Both are called natively, one shared model each, one core a call ("1*" is one caller with all cores). Before the clock starts their
-//! outputs are compared. The text of PERFORMANCE: set-up untimed, A B A B, median with least and greatest, processor time over
-//! wall time.
+//! Both are called natively, one shared model each, one core a call: streampool's device has one core, ONNX Runtime's session one
+//! intra-op thread. In the row "1*", one caller, both have all cores. Before the clock starts their outputs are compared. Set-up is
+//! untimed; the two take turns (A B A B); a figure is the median with the least and the greatest, beside this process's own
+//! processor time over wall time, which tells a disturbed machine from a slow runtime.
 
 #![allow(dead_code)] // the shared modules serve the command line too
 
@@ -17,7 +18,7 @@ mod stats;
 mod table;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use serde::Serialize;
@@ -25,6 +26,10 @@ use streampool::{Error, HostTensor, Result};
 
 use engine::Engine;
 use stats::Spread;
+
+/// Between two turns, so that threads of the one that still look for work (both do for a while after a call) are asleep before
+/// the other is on the clock.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// streampool beside ONNX Runtime.
 #[derive(Parser)]
@@ -35,7 +40,7 @@ struct Options {
     /// The model, an ONNX file.
     #[arg(long)]
     model: PathBuf,
-    /// The shape of each input in the model's order: 1x16. Integers are token numbers, except that masks are 1 and types 0.
+    /// An input: its name, shape and what is in it, f32 (normal), ids (0 to 29,999), ones or zeros.
     #[arg(long = "input", value_name = "NAME=AxB:KIND", required = true)]
     inputs: Vec<String>,
     /// PyPI's libonnxruntime.so.
@@ -64,8 +69,12 @@ struct Row<'a> {
     engine: &'a str,
     threads: usize,
     all_cores: bool,
+    /// Cores that one call may use.
+    cores_per_call: usize,
     calls_per_second: Spread,
+    /// Processor time over wall time.
     busy_cores: Spread,
+    p50_us: f64,
     p99_us: f64,
     /// Median over ONNX Runtime's.
     ratio: f64,
@@ -82,79 +91,118 @@ fn run(options: &Options) -> Result<()> {
     let inputs: Vec<(String, HostTensor)> =
         options.inputs.iter().enumerate().map(|(i, text)| engine::input(text, i)).collect::<Result<_>>()?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut points: Vec<(usize, bool)> = options.threads.iter().map(|&n| (n, false)).collect();
     let environment = onnxruntime::open(&options.onnxruntime)?;
-    let one: [Box<dyn Engine>; 2] = [
-        Box::new(ours::Ours::load(&options.model, 1)?),
-        Box::new(onnxruntime::OnnxRuntime::load(&environment, &options.model, 1, &inputs)?),
-    ];
-    compare(&one, &inputs)?;
-    let all: Option<[Box<dyn Engine>; 2]> = if options.all_cores && cores > 1 {
-        points.push((1, true));
-        Some([
-            Box::new(ours::Ours::load(&options.model, 0)?),
-            Box::new(onnxruntime::OnnxRuntime::load(&environment, &options.model, cores, &inputs)?),
-        ])
-    } else {
-        None
-    };
-
-    let time = Duration::from_secs_f64(options.seconds);
-    let mut out = String::new();
-    let mut cells = Vec::new();
-    for &(threads, all_cores) in &points {
-        let engines = if all_cores { all.as_ref().unwrap_or(&one) } else { &one };
-        let (mut rates, mut busy) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
-        let mut latencies = [stats::Histogram::new(), stats::Histogram::new()];
-        for _ in 0..options.repeats {
-            for (i, engine) in engines.iter().enumerate() {
-                let outcome = load::for_a_while(threads, time, |_| {
-                    let mut call = engine.caller(&inputs)?;
-                    for _ in 0..3 {
-                        call()?;
-                    }
-                    Ok(move |_| call())
-                })?;
-                rates[i].push(outcome.per_second());
-                busy[i].push(outcome.cores());
-                latencies[i].merge(&outcome.latencies);
-            }
-        }
-        let peer = Spread::of(&rates[1]).median;
-        for (i, engine) in engines.iter().enumerate() {
-            let row = Row {
-                workload: &options.name,
-                engine: engine.name(),
-                threads,
-                all_cores,
-                calls_per_second: Spread::of(&rates[i]),
-                busy_cores: Spread::of(&busy[i]),
-                p99_us: latencies[i].percentile(99.0).as_secs_f64() * 1e6,
-                ratio: Spread::of(&rates[i]).median / peer,
-            };
-            cells.push(vec![
-                format!("{} {}", row.workload, row.engine),
-                format!("{threads}{}", if all_cores { "*" } else { "" }),
-                table::digits(row.calls_per_second.median),
-                table::digits(row.calls_per_second.min),
-                table::digits(row.calls_per_second.max),
-                table::time(latencies[i].percentile(99.0)),
-                format!("{:.2}", row.busy_cores.median),
-                format!("{:.2}", row.ratio),
-            ]);
-            out += &serde_json::to_string(&row).map_err(|e| Error::internal(e.to_string()))?;
-            out.push('\n');
+    let mut rows = Vec::new();
+    {
+        let engines = load(&environment, options, 1, &inputs)?;
+        for &threads in &options.threads {
+            rows.extend(measure(&engines, options, threads, false, 1, &inputs)?);
         }
     }
-    let head = ["workload", "threads", "calls/s", "min", "max", "p99", "busy cores", "over ONNX Runtime"];
-    print!("{}", table::table(&head, &cells));
+    // Loaded only now: the rows above ran in a process that had no other session's threads.
+    if options.all_cores && cores > 1 {
+        let engines = load(&environment, options, cores, &inputs)?;
+        rows.extend(measure(&engines, options, 1, true, cores, &inputs)?);
+    }
+    print!("{}", show(&rows));
     if let Some(path) = &options.json {
         use std::io::Write;
+        let mut out = String::new();
+        for row in &rows {
+            out += &serde_json::to_string(row).map_err(|e| Error::internal(e.to_string()))?;
+            out.push('\n');
+        }
         let io = |e: std::io::Error| Error::io(format!("{}: {e}", path.display()));
         let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).map_err(io)?;
         file.write_all(out.as_bytes()).map_err(io)?;
     }
     Ok(())
+}
+
+/// Both with the model, `cores` for one call; they agree on its output.
+fn load(
+    environment: &ort::environment::Environment,
+    options: &Options,
+    cores: usize,
+    inputs: &[(String, HostTensor)],
+) -> Result<[Box<dyn Engine>; 2]> {
+    let engines: [Box<dyn Engine>; 2] = [
+        Box::new(ours::Ours::load(&options.model, cores)?),
+        Box::new(onnxruntime::OnnxRuntime::load(environment, &options.model, cores, inputs)?),
+    ];
+    compare(&engines, inputs)?;
+    Ok(engines)
+}
+
+fn measure<'a>(
+    engines: &[Box<dyn Engine>; 2],
+    options: &'a Options,
+    threads: usize,
+    all_cores: bool,
+    cores_per_call: usize,
+    inputs: &[(String, HostTensor)],
+) -> Result<[Row<'a>; 2]> {
+    let time = Duration::from_secs_f64(options.seconds);
+    let (mut rates, mut busy) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+    let mut latencies = [stats::Histogram::new(), stats::Histogram::new()];
+    for _ in 0..options.repeats {
+        for (i, engine) in engines.iter().enumerate() {
+            std::thread::sleep(PAUSE);
+            let outcome = load::for_a_while(threads, time, |_| {
+                let mut call = engine.caller(inputs)?;
+                let start = Instant::now();
+                for _ in 0..3 {
+                    call()?;
+                    // A call that takes long enough is warm after one.
+                    if start.elapsed() > Duration::from_millis(50) {
+                        break;
+                    }
+                }
+                Ok(move |_| call())
+            })?;
+            rates[i].push(outcome.per_second());
+            busy[i].push(outcome.cores());
+            latencies[i].merge(&outcome.latencies);
+        }
+    }
+    let peer = Spread::of(&rates[1]).median;
+    let us = |i: usize, percent| latencies[i].percentile(percent).as_secs_f64() * 1e6;
+    Ok([0, 1].map(|i| Row {
+        workload: &options.name,
+        engine: engines[i].name(),
+        threads,
+        all_cores,
+        cores_per_call,
+        calls_per_second: Spread::of(&rates[i]),
+        busy_cores: Spread::of(&busy[i]),
+        p50_us: us(i, 50.0),
+        p99_us: us(i, 99.0),
+        ratio: Spread::of(&rates[i]).median / peer,
+    }))
+}
+
+fn show(rows: &[Row<'_>]) -> String {
+    let us = |us: f64| table::time(Duration::from_secs_f64(us / 1e6));
+    let cells: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| {
+            vec![
+                format!("{} {}", row.workload, row.engine),
+                format!("{}{}", row.threads, if row.all_cores { "*" } else { "" }),
+                table::digits(row.calls_per_second.median),
+                table::digits(row.calls_per_second.min),
+                table::digits(row.calls_per_second.max),
+                us(row.p50_us),
+                us(row.p99_us),
+                format!("{:.2}", row.busy_cores.median),
+                format!("{:.2}", row.ratio),
+            ]
+        })
+        .collect();
+    let head =
+        ["workload", "threads", "calls/s", "min", "max", "p50", "p99", "busy cores", "over ONNX Runtime"];
+    let note = if rows.iter().any(|r| r.all_cores) { "1*: one caller, all cores\n" } else { "" };
+    table::table(&head, &cells) + note
 }
 
 /// Both must mean the same by the model before their speed is compared.

@@ -11,11 +11,9 @@ pub(crate) struct Ours {
 }
 
 impl Ours {
-    /// `cores` that one call may use; 0 for all.
+    /// `cores` that one call may use.
     pub(crate) fn load(path: &Path, cores: usize) -> Result<Self> {
-        let builder = Device::builder("cpu");
-        let device = if cores == 0 { builder.open()? } else { builder.cores(cores).open()? };
-        Ok(Self { model: Model::load(&device, path)? })
+        Ok(Self { model: Model::load(&Device::builder("cpu").cores(cores).open()?, path)? })
     }
 }
 

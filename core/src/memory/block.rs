@@ -122,7 +122,7 @@ impl Drop for Block {
     fn drop(&mut self) {
         let Some(place) = &self.place else { return };
         let source = self.home.source();
-        if false {
+        if source.abandoned() {
             // INV-10, INV-11: no lock and no free; the shelf's count stays up, so that the segment is never dropped either.
             std::mem::forget(self.home.clone());
             return;

@@ -70,7 +70,7 @@ mod tests {
         for bytes in 1..=SMALL_MAX {
             let class = Class::of(bytes).unwrap();
             let small = class.small.unwrap();
-            assert!(class.capacity >= bytes && class.capacity % ALIGNMENT == 0);
+            assert!(class.capacity >= bytes && class.capacity.is_multiple_of(ALIGNMENT));
             assert!(capacities[small] == 0 || capacities[small] == class.capacity);
             capacities[small] = class.capacity;
             // Classes grow with the size, one index a capacity, without a gap.
@@ -93,7 +93,9 @@ mod tests {
             for delta in [1_usize, 2, 4095, 4096, 4097, (1 << power) / 3, (1 << power) - 1, 1 << power] {
                 let bytes = (1 << power) + delta;
                 let class = Class::of(bytes).unwrap();
-                assert!(class.small.is_none() && class.capacity >= bytes && class.capacity % PAGE == 0);
+                assert!(
+                    class.small.is_none() && class.capacity >= bytes && class.capacity.is_multiple_of(PAGE)
+                );
                 let bound = if power == 17 { 32 } else { 64 };
                 assert!((class.capacity - bytes) * bound <= class.capacity, "{bytes}");
                 assert_eq!(Class::of(class.capacity).unwrap().capacity, class.capacity, "idempotent");

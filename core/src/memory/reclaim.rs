@@ -38,7 +38,7 @@ impl MemoryPool {
                 break;
             }
             // Rungs 1 (again, after a wait) and 2.
-            own.sweep(round > 0);
+            own.sweep(false);
             if let Some(taken) = own.bins().take(class) {
                 return Ok(taken);
             }
@@ -63,6 +63,10 @@ impl MemoryPool {
             // Rung 5. After a refusal all caches go: the device may need room in one piece.
             if self.trim(if refusals > 0 { usize::MAX } else { missing }) > 0 {
                 continue;
+            }
+            // On the way all finished frees were found, not only the oldest.
+            if let Some(taken) = own.bins().take(class) {
+                return Ok(taken);
             }
             // Rung 6.
             match self.wait_for_frees(own, class, missing, deadline) {

@@ -60,6 +60,7 @@ pub struct MatMulInteger {
 ///
 /// Inputs: `q` (b, h, s, d), `k` (b, g, t, d), `v` (b, g, t, e) with `h` a multiple of `g` (grouped queries), then if `mask`: an additive
 /// mask of the same dtype broadcastable to (b, h, s, t). f32, f16, bf16. All inputs may be strided; the last axis of `q`, `k`, `v` has stride 1.
+/// A query that sees no key (all hidden by -inf in the mask or by `causal`, or none there) gives 0, as ONNX's Attention does.
 /// Output: (b, h, s, e) if not `merge_heads`, else (b, s, h, e) row-major (so that a reshape to (b, s, h * e) is free).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Attention {

@@ -2,7 +2,8 @@
 
 use streampool_core::op::Activation;
 
-use crate::simd::{Vector, math};
+use crate::simd::Vector;
+use crate::simd::math::{self, Map};
 
 /// A matrix added to the product: element `(i, j)` is at `data + i * row + j * col`.
 #[derive(Clone, Copy, Debug)]
@@ -69,37 +70,37 @@ pub(crate) unsafe fn finish<V: Vector>(src: Rect, dst: Rect, rows: usize, cols: 
     // SAFETY: passed on from the caller.
     unsafe {
         match end.activation {
-            None => each::<V>(src, dst, rows, cols, end, |x| x),
-            Some(Activation::Relu) => each::<V>(src, dst, rows, cols, end, |x| x.like(0.0).max(x)),
-            Some(Activation::Sigmoid) => each::<V>(src, dst, rows, cols, end, math::sigmoid),
-            Some(Activation::Tanh) => each::<V>(src, dst, rows, cols, end, math::tanh),
-            Some(Activation::Gelu) => each::<V>(src, dst, rows, cols, end, math::gelu),
-            Some(Activation::GeluTanh) => each::<V>(src, dst, rows, cols, end, math::gelu_tanh),
-            Some(Activation::Silu) => each::<V>(src, dst, rows, cols, end, math::silu),
+            None => each::<V>(src, dst, rows, cols, end, &math::Identity),
+            Some(Activation::Relu) => each::<V>(src, dst, rows, cols, end, &math::Relu),
+            Some(Activation::Sigmoid) => each::<V>(src, dst, rows, cols, end, &math::Sigmoid),
+            Some(Activation::Tanh) => each::<V>(src, dst, rows, cols, end, &math::Tanh),
+            Some(Activation::Gelu) => each::<V>(src, dst, rows, cols, end, &math::Gelu),
+            Some(Activation::GeluTanh) => each::<V>(src, dst, rows, cols, end, &math::GeluTanh),
+            Some(Activation::Silu) => each::<V>(src, dst, rows, cols, end, &math::Silu),
             Some(Activation::LeakyRelu(slope)) => {
-                let slope = slope.get();
-                each::<V>(src, dst, rows, cols, end, |x| x.select_lt(x.like(0.0), x.mul(x.like(slope)), x))
+                each::<V>(src, dst, rows, cols, end, &math::LeakyRelu(slope.get()));
             }
             Some(Activation::Clip(lo, hi)) => {
-                let (lo, hi) = (lo.get(), hi.get());
-                // In this order NaN stays.
-                each::<V>(src, dst, rows, cols, end, |x| x.like(hi).min(x.like(lo).max(x)))
+                each::<V>(src, dst, rows, cols, end, &math::Clip(lo.get(), hi.get()));
             }
         }
     }
 }
 
+/// `LANES` values, or the first `n`.
+///
+/// # Safety
+/// As [`Vector::load`].
+#[inline(always)]
+unsafe fn load<V: Vector>(p: *const f32, n: usize) -> V {
+    // SAFETY: passed on from the caller.
+    unsafe { if n >= V::LANES { V::load(p) } else { V::load_first(p, n) } }
+}
+
 /// # Safety
 /// As [`finish`].
 #[inline(always)]
-unsafe fn each<V: Vector>(
-    src: Rect,
-    dst: Rect,
-    rows: usize,
-    cols: usize,
-    end: &Epilogue,
-    f: impl Fn(V) -> V,
-) {
+unsafe fn each<V: Vector>(src: Rect, dst: Rect, rows: usize, cols: usize, end: &Epilogue, f: &impl Map) {
     // SAFETY: `j + LANES <= cols` or the first `cols - j` lanes keep accesses inside the row; rows are the caller's.
     unsafe {
         let scale = V::splat(end.alpha);
@@ -108,18 +109,16 @@ unsafe fn each<V: Vector>(
             let mut j = 0;
             while j < cols {
                 let n = cols - j;
-                let whole = n >= V::LANES;
-                let load = |p: *const f32| if whole { V::load(p) } else { V::load_first(p, n) };
-                let mut x = load(from.add(j));
+                let mut x: V = load(from.add(j), n);
                 if end.alpha != 1.0 {
                     x = x.mul(scale);
                 }
                 for a in end.addends.iter().flatten() {
                     let p = a.data.offset(i as isize * a.row);
-                    x = x.add(if a.col == 0 { V::splat(*p) } else { load(p.add(j)) });
+                    x = x.add(if a.col == 0 { V::splat(*p) } else { load(p.add(j), n) });
                 }
-                let y = f(x);
-                if whole {
+                let y = f.of(x);
+                if n >= V::LANES {
                     y.store(to.add(j));
                 } else {
                     y.store_first(to.add(j), n);

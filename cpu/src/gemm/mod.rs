@@ -16,7 +16,7 @@ pub(crate) mod tile;
 
 pub(crate) use epilogue::{Addend, Epilogue, Rect};
 pub(crate) use pack::{PackedB, Source};
-pub(crate) use product::{B, Form, Output, Product, Sink, Spec};
+pub(crate) use product::{B, Form, Output, Product, Repeat, Sink, Spec};
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -1,30 +1,72 @@
 //! Operands brought into the form that the tile kernels read: A as rows of `f32` that do not collide in the cache, B as
 //! panels two registers wide, zero beyond the last column.
 
+use std::alloc::{Layout, alloc, dealloc};
+use std::ptr::NonNull;
+
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use streampool_core::op::DType;
+use streampool_core::{Error, Result};
 
 use crate::simd::multiversion;
 
-/// 64 bytes, aligned: a cache line and a register.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Line(#[allow(dead_code)] [f32; 16]);
+/// An array of `f32` aligned to a cache line; a large one to huge pages, of which a product walks through hundreds fewer.
+pub(crate) struct Aligned {
+    first: NonNull<u8>,
+    layout: Layout,
+}
 
-/// An aligned array of `f32`.
-pub(crate) struct Aligned(Vec<Line>);
+// SAFETY: it owns its elements as a `Box<[f32]>` does; who accesses them through the pointer answers for the order of access.
+unsafe impl Send for Aligned {}
+// SAFETY: a shared reference only gives out the address for reading.
+unsafe impl Sync for Aligned {}
+
+/// The size of a huge page on the processors at hand.
+const HUGE: usize = 2 * 1024 * 1024;
 
 impl Aligned {
-    /// At least `len` zeros.
-    pub(crate) fn zeros(len: usize) -> Self {
-        Self(vec![Line([0.0; 16]); len.div_ceil(16)])
+    /// `len` zeros.
+    ///
+    /// # Errors
+    /// `is_out_of_memory` if the system refuses.
+    pub(crate) fn zeros(len: usize) -> Result<Self> {
+        let bytes = len.max(1).saturating_mul(4);
+        let refused = || {
+            Error::out_of_memory(format!(
+                "cpu: asked {bytes} bytes for packed weights, the system has no room for them; \
+                 release other models or use a smaller one"
+            ))
+        };
+        let align = if bytes >= 2 * HUGE { HUGE } else { 64 };
+        let layout = Layout::from_size_align(bytes, align).map_err(|_| refused())?;
+        // SAFETY: the size is not 0.
+        let first = NonNull::new(unsafe { alloc(layout) }).ok_or_else(refused)?;
+        #[cfg(target_os = "linux")]
+        if align == HUGE {
+            // SAFETY: whole pages of the allocation, whose contents nobody has yet. It is a wish: if the system does not grant it, nothing is lost.
+            unsafe { libc::madvise(first.as_ptr().cast(), bytes / HUGE * HUGE, libc::MADV_HUGEPAGE) };
+        }
+        // SAFETY: the allocation has that many bytes.
+        unsafe { first.as_ptr().write_bytes(0, bytes) };
+        Ok(Self { first, layout })
+    }
+    /// Memory that it keeps.
+    pub(crate) fn bytes(&self) -> usize {
+        self.layout.size()
     }
     pub(crate) fn as_ptr(&self) -> *const f32 {
-        self.0.as_ptr().cast()
+        self.first.as_ptr().cast()
     }
     pub(crate) fn as_mut_ptr(&mut self) -> *mut f32 {
-        self.0.as_mut_ptr().cast()
+        self.first.as_ptr().cast()
+    }
+}
+
+impl Drop for Aligned {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `zeros` with this layout, freed once.
+        unsafe { dealloc(self.first.as_ptr(), self.layout) }
     }
 }
 
@@ -42,11 +84,6 @@ pub(crate) struct Source {
 unsafe impl Sync for Source {}
 
 impl Source {
-    /// The same matrix, transposed.
-    pub(crate) fn transposed(self) -> Self {
-        Self { row: self.col, col: self.row, ..self }
-    }
-
     /// The matrix from (`row`, `col`) on.
     ///
     /// # Safety
@@ -226,11 +263,14 @@ pub(crate) struct PackedB {
 impl PackedB {
     /// Packs `items` matrices, `k` by `n`, with panels of `width` columns.
     ///
+    /// # Errors
+    /// `is_out_of_memory` if the system refuses the memory.
+    ///
     /// # Safety
     /// Each source is valid for `k` by `n` reads, aligned.
-    pub(crate) unsafe fn new(items: &[Source], k: usize, n: usize, width: usize) -> Self {
+    pub(crate) unsafe fn new(items: &[Source], k: usize, n: usize, width: usize) -> Result<Self> {
         let panels = n.div_ceil(width);
-        let mut data = Aligned::zeros(items.len() * panels * k * width);
+        let mut data = Aligned::zeros(items.len() * panels * k * width)?;
         for (g, from) in items.iter().enumerate() {
             for q in 0..panels {
                 let cols = (n - q * width).min(width);
@@ -241,12 +281,12 @@ impl PackedB {
                 }
             }
         }
-        Self { data, k, n, width }
+        Ok(Self { data, k, n, width })
     }
 
     /// Memory that it keeps.
     pub(crate) fn bytes(&self) -> usize {
-        self.data.0.len() * 64
+        self.data.bytes()
     }
 
     /// The first panel of item `g`.

@@ -58,7 +58,8 @@ pub(crate) struct Output<'a> {
 /// See [`Output::sink`].
 pub(crate) type Sink<'a> = dyn Fn(usize, usize, Rect, usize, usize) + Sync + 'a;
 
-/// A product of fixed shape, planned.
+/// A product of fixed shape, planned. Its tasks are rectangles of the result; a task goes through its rectangle in blocks of
+/// rows that fit the cache.
 #[derive(Clone)]
 pub(crate) struct Product {
     kernels: &'static Kernels,
@@ -71,6 +72,8 @@ pub(crate) struct Product {
     /// Rows of A that are packed at a time.
     super_rows: usize,
     /// Rows of a task.
+    task_rows: usize,
+    /// Rows whose A stays in the cache while a task's B streams by.
     block_rows: usize,
     /// Panels of a task.
     block_panels: usize,
@@ -82,7 +85,6 @@ pub(crate) struct Product {
 
 /// Pointers that tasks share.
 struct Shared<'a> {
-    a: Source,
     b: B<'a>,
     out: &'a Output<'a>,
     scratch: *mut f32,
@@ -125,7 +127,9 @@ impl Product {
         let stride = row_stride(k);
         let whole_tiles = |rows: usize| (rows / max_rows).max(1) * max_rows;
         let super_rows = if pack_a { whole_tiles(SUPER_A / stride) } else { usize::MAX };
-        let mut block_rows = whole_tiles(BLOCK_A / stride).min(super_rows);
+        let block_rows = whole_tiles(BLOCK_A / stride).min(super_rows);
+        // A task that packs its own part of B takes all rows.
+        let mut task_rows = if s.form == Form::Packed { block_rows } else { m.min(super_rows).max(1) };
         let mut block_panels = match s.form {
             Form::Packed => panels,
             // Each task packs its own part of B, or the remainder of it.
@@ -136,17 +140,17 @@ impl Product {
             // At most 64 tasks or so, none too small; first over n, where nothing is done twice. B's panels are taken in fours: the width of
             // the widest tile.
             let tasks = (work / TASK_WORK).clamp(1, 64);
-            let blocks = m.min(super_rows).div_ceil(block_rows);
+            let blocks = m.min(super_rows).div_ceil(task_rows);
             let per_row_block = tasks.div_ceil(blocks);
             let few = panels.div_ceil(per_row_block);
             block_panels = block_panels.min(if m <= max_rows { few.next_multiple_of(4) } else { few });
             if blocks * panels.div_ceil(block_panels) < 8 && m > max_rows {
-                block_rows = block_rows.min(whole_tiles(m.div_ceil(8)));
+                task_rows = task_rows.min(whole_tiles(m.div_ceil(8)));
             }
         }
         if s.sunk {
             // The task's results lie in scratch memory.
-            block_panels = block_panels.min((BLOCK_A / (block_rows.min(m) * width).max(1)).max(1));
+            block_panels = block_panels.min((BLOCK_A / (task_rows.min(m) * width).max(1)).max(1));
         }
         let members = if split {
             std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_MEMBERS)
@@ -161,6 +165,7 @@ impl Product {
             form: s.form,
             a_row: pack_a.then_some(stride),
             super_rows,
+            task_rows,
             block_rows,
             block_panels,
             sunk: s.sunk,
@@ -202,7 +207,7 @@ impl Product {
 
     /// Elements of scratch memory that a member computes into.
     fn c_scratch(&self) -> usize {
-        if self.sunk { self.block_rows.min(self.m) * self.block_panels * self.width() } else { 0 }
+        if self.sunk { self.task_rows.min(self.m) * self.block_panels * self.width() } else { 0 }
     }
 
     /// Bytes of scratch memory of a run.
@@ -226,8 +231,8 @@ impl Product {
             return;
         }
         let panels = self.n.div_ceil(self.width());
-        let shared = Shared { a, b, out, scratch };
-        if self.a_row.is_none() && self.m <= self.block_rows && panels <= self.block_panels {
+        let shared = Shared { b, out, scratch };
+        if self.a_row.is_none() && self.m <= self.task_rows && panels <= self.block_panels {
             // SAFETY: the caller's contract, and the only member.
             return unsafe { self.task(&shared, a, 0, 0..self.m, 0..panels, 0) };
         }
@@ -257,16 +262,16 @@ impl Product {
             } else {
                 block_a = Source { data: from.data, ..block_a };
             }
-            let row_blocks = rows.div_ceil(self.block_rows);
+            let row_blocks = rows.div_ceil(self.task_rows);
             let column_blocks = panels.div_ceil(self.block_panels);
             let work = if self.members > 1 { self.work() / self.m * rows } else { 0 };
             let shared = &shared;
             team.run_members(row_blocks * column_blocks, work, self.members, &|i, member| {
                 // Tasks that follow each other share a block of A.
                 let (rb, cb) = (i / column_blocks, i % column_blocks);
-                let r0 = rb * self.block_rows;
+                let r0 = rb * self.task_rows;
                 let q0 = cb * self.block_panels;
-                let task_rows = r0..(r0 + self.block_rows).min(rows);
+                let task_rows = r0..(r0 + self.task_rows).min(rows);
                 // SAFETY: the rectangle is this task's alone, the member's scratch memory this thread's.
                 unsafe {
                     self.task(
@@ -328,13 +333,13 @@ impl Product {
             match shared.b {
                 B::Packed(b) => {
                     whole.b = b.add(panels.start * self.k * width);
-                    whole.run(self.kernels);
+                    self.blocks(&whole);
                 }
                 B::Panels(pack) => {
                     for q in panels.clone() {
                         pack(q, own.add((q - panels.start) * self.k * width));
                     }
-                    whole.run(self.kernels);
+                    self.blocks(&whole);
                 }
                 B::InPlace(b) => {
                     // Whole panels where they lie; the rest, which a kernel would read beyond, packed.
@@ -348,13 +353,13 @@ impl Product {
                             b_panel: width as isize,
                             ..whole
                         };
-                        part.run(self.kernels);
+                        self.blocks(&part);
                     }
                     if rest > 0 {
                         let done = n - rest;
                         pack_panel(b.at(0, col + done), self.k, rest, width, own);
                         let end = whole.end.at(0, done);
-                        Block { n: rest, c: whole.c.add(done), end, ..whole }.run(self.kernels);
+                        self.blocks(&Block { n: rest, c: whole.c.add(done), end, ..whole });
                     }
                 }
             }
@@ -362,6 +367,114 @@ impl Product {
                 sink(row, col, Rect { data: whole.c, row: whole.c_row }, rows.len(), n);
             }
         }
+    }
+
+    /// `whole`, one block of rows after the other.
+    ///
+    /// # Safety
+    /// As [`Block::run`].
+    unsafe fn blocks(&self, whole: &Block) {
+        let mut row = 0;
+        while row < whole.m {
+            let m = self.block_rows.min(whole.m - row);
+            // SAFETY: the rows are inside the block.
+            unsafe {
+                let block = Block {
+                    m,
+                    a: whole.a.offset(row as isize * whole.a_row),
+                    c: whole.c.add(row * whole.c_row),
+                    end: whole.end.at(row, 0),
+                    ..*whole
+                };
+                block.run(self.kernels);
+            }
+            row += m;
+        }
+    }
+}
+
+/// A product that is computed `items` times with different operands, by as many cores as there are.
+#[derive(Clone)]
+pub(crate) struct Repeat {
+    items: usize,
+    /// Whether cores share out the repetitions instead of each product's parts.
+    over: bool,
+    members: usize,
+    /// Scratch memory of a member, in elements.
+    own: usize,
+    work: usize,
+}
+
+/// One repetition: `(number, its scratch memory, who may help)`.
+pub(crate) type Repetition<'a> = dyn Fn(usize, *mut f32, &Team) + Sync + 'a;
+
+impl Repeat {
+    /// Whether cores share out `items` repetitions of `work` multiply-adds, rather than the parts of each.
+    pub(crate) fn over(items: usize, work: usize) -> bool {
+        items > 1 && work < 4 * LARGE_WORK
+    }
+
+    /// `items` repetitions of `work` multiply-adds that need `scratch_bytes` each.
+    pub(crate) fn new(items: usize, work: usize, scratch_bytes: usize) -> Self {
+        Self::with(items, work, scratch_bytes, Self::over(items, work))
+    }
+
+    /// The same of repetitions that cannot be split further.
+    pub(crate) fn of_whole(items: usize, work: usize, scratch_bytes: usize) -> Self {
+        Self::with(items, work, scratch_bytes, items > 1)
+    }
+
+    fn with(items: usize, work: usize, scratch_bytes: usize, over: bool) -> Self {
+        let work = work.saturating_mul(items);
+        let members = if over && work >= LARGE_WORK {
+            std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_MEMBERS)
+        } else {
+            1
+        };
+        Self { items, over, members, own: scratch_bytes.next_multiple_of(64) / 4, work }
+    }
+
+    /// How many repetitions.
+    pub(crate) fn items(&self) -> usize {
+        self.items
+    }
+
+    /// Multiply-adds of all.
+    pub(crate) fn work(&self) -> usize {
+        self.work
+    }
+
+    /// Bytes of scratch memory of a run.
+    pub(crate) fn scratch_bytes(&self) -> usize {
+        self.own * 4 * self.members
+    }
+
+    /// Runs all repetitions. Each has scratch memory of its own while it runs.
+    pub(crate) fn run(&self, team: &Team, scratch: *mut f32, one: &Repetition<'_>) {
+        if !self.over {
+            return (0..self.items).for_each(|g| one(g, scratch, team));
+        }
+        let scratch = Scratch(scratch);
+        // Small products in groups, so that claiming them costs little.
+        let group = self.items.div_ceil(64);
+        let work = if self.members > 1 { self.work } else { 0 };
+        team.run_members(self.items.div_ceil(group), work, self.members, &|i, member| {
+            for g in i * group..((i + 1) * group).min(self.items) {
+                one(g, scratch.of(member, self.own), &crate::team::ALONE);
+            }
+        });
+    }
+}
+
+/// Scratch memory of all members.
+struct Scratch(*mut f32);
+
+// SAFETY: an address alone does nothing; members use their own parts.
+unsafe impl Sync for Scratch {}
+
+impl Scratch {
+    fn of(&self, member: usize, own: usize) -> *mut f32 {
+        self.0.wrapping_add(member * own)
     }
 }
 
@@ -383,31 +496,58 @@ pub(crate) struct Block {
     pub(crate) end: Epilogue,
 }
 
+/// A part of the sums.
+struct Stretch {
+    k0: usize,
+    k: usize,
+    /// Go on with the sums that lie in C.
+    resume: bool,
+    /// No more follows.
+    last: bool,
+}
+
 impl Block {
     /// Computes it.
     ///
     /// # Safety
     /// The pointers are valid for the shape (B over whole panels).
     pub(crate) unsafe fn run(&self, kernels: &Kernels) {
+        // SAFETY: passed on from the caller.
+        unsafe { self.sums(kernels, false) }
+    }
+
+    /// Goes on with the sums that lie in C.
+    ///
+    /// # Safety
+    /// As [`Block::run`].
+    pub(crate) unsafe fn resume(&self, kernels: &Kernels) {
+        // SAFETY: passed on from the caller.
+        unsafe { self.sums(kernels, true) }
+    }
+
+    /// # Safety
+    /// As [`Block::run`].
+    unsafe fn sums(&self, kernels: &Kernels, mut resume: bool) {
         let tiles = self.m.div_ceil(kernels.max_rows());
         // Stretches of k of equal length.
         let stretch = self.k.div_ceil(self.k.div_ceil(BLOCK_K).max(1));
         let mut k0 = 0;
         loop {
             let k = stretch.min(self.k - k0);
-            let last = k0 + k == self.k;
+            let stretch = Stretch { k0, k, resume, last: k0 + k == self.k };
             // SAFETY: the caller vouches for the whole shape; every tile is inside it.
             unsafe {
                 if tiles <= 1 {
-                    self.wide_row(kernels, k0, k, last);
+                    self.wide_row(kernels, &stretch);
                 } else {
-                    self.panels(kernels, tiles, k0, k, last);
+                    self.panels(kernels, tiles, &stretch);
                 }
             }
-            k0 += k;
-            if last {
+            if stretch.last {
                 return;
             }
+            k0 += k;
+            resume = true;
         }
     }
 
@@ -415,7 +555,7 @@ impl Block {
     ///
     /// # Safety
     /// As [`Block::run`].
-    unsafe fn wide_row(&self, kernels: &Kernels, k0: usize, k: usize, last: bool) {
+    unsafe fn wide_row(&self, kernels: &Kernels, stretch: &Stretch) {
         let mut col = 0;
         let mut log = kernels.widest(self.m);
         while col < self.n {
@@ -430,7 +570,7 @@ impl Block {
             }
             let cols = left.min(kernels.lanes << log);
             // SAFETY: the tile is inside the block, and so are all its panels.
-            unsafe { self.tile(kernels, 0..self.m, col, cols, log, k0, k, last) };
+            unsafe { self.tile(kernels, 0..self.m, col, cols, log, stretch) };
             col += cols;
         }
     }
@@ -439,7 +579,7 @@ impl Block {
     ///
     /// # Safety
     /// As [`Block::run`].
-    unsafe fn panels(&self, kernels: &Kernels, tiles: usize, k0: usize, k: usize, last: bool) {
+    unsafe fn panels(&self, kernels: &Kernels, tiles: usize, stretch: &Stretch) {
         let (rows, more) = (self.m / tiles, self.m % tiles);
         let mut col = 0;
         while col < self.n {
@@ -449,7 +589,7 @@ impl Block {
             for t in 0..tiles {
                 let r1 = r0 + rows + usize::from(t < more);
                 // SAFETY: the tile is inside the block.
-                unsafe { self.tile(kernels, r0..r1, col, cols, log, k0, k, last) };
+                unsafe { self.tile(kernels, r0..r1, col, cols, log, stretch) };
                 r0 = r1;
             }
             col += cols;
@@ -461,7 +601,6 @@ impl Block {
     /// # Safety
     /// As [`Block::run`]; the tile is inside the block, and B has panels over the tile's whole width.
     #[inline]
-    #[allow(clippy::too_many_arguments)]
     unsafe fn tile(
         &self,
         kernels: &Kernels,
@@ -469,9 +608,7 @@ impl Block {
         col: usize,
         cols: usize,
         log: usize,
-        k0: usize,
-        k: usize,
-        last: bool,
+        &Stretch { k0, k, resume, last }: &Stretch,
     ) {
         // SAFETY: the offsets are inside what the caller vouches for.
         unsafe {
@@ -486,7 +623,7 @@ impl Block {
                 c: self.c.add(rows.start * self.c_row + col),
                 c_row: self.c_row,
                 cols,
-                resume: k0 > 0,
+                resume,
                 end: last.then_some(&end),
             };
             kernels.tile(rows.len(), log)(&tile);

@@ -196,7 +196,7 @@ impl Trial<'_> {
         drop(constants);
         assert!(!kernel.describe().is_empty());
         let guard = 64;
-        let mut scratch = Aligned::zeros(kernel.scratch_bytes() / 4 + guard);
+        let mut scratch = Aligned::zeros(kernel.scratch_bytes() / 4 + guard).unwrap();
         // SAFETY: (tests) the arrays are as long as the layouts say, the scratch memory as the kernel asked.
         unsafe {
             let words = kernel.scratch_bytes().div_ceil(4);

@@ -18,6 +18,8 @@ struct Case {
     b_transposed: bool,
     end: bool,
     sunk: bool,
+    /// Compare with the plain loops too, not only report the bits.
+    verify: bool,
 }
 
 /// Runs one product with random data and compares every element. Returns its bits.
@@ -44,7 +46,7 @@ fn check(c: &Case, team: &Team) -> Vec<u32> {
         sunk: c.sunk,
         split: true,
     });
-    let mut scratch = pack::Aligned::zeros(product.scratch_bytes() / 4);
+    let mut scratch = pack::Aligned::zeros(product.scratch_bytes() / 4).unwrap();
     let c_row = n + 3;
     let mut out = vec![7.5f32; m * c_row + 1];
     let end = if c.end {
@@ -61,7 +63,7 @@ fn check(c: &Case, team: &Team) -> Vec<u32> {
     };
     // SAFETY: (tests) all arrays have the sizes that the shapes need.
     unsafe {
-        let packed = PackedB::new(&[source], k, n, product.width());
+        let packed = PackedB::new(&[source], k, n, product.width()).unwrap();
         let pack_panel = |q: usize, to: *mut f32| {
             let col = q * product.width();
             pack::pack_panel(source.at(0, col), k, (n - col).min(product.width()), product.width(), to);
@@ -85,7 +87,7 @@ fn check(c: &Case, team: &Team) -> Vec<u32> {
             Source { data: a.as_ptr().cast(), dtype: DType::F32, row: a_row as isize, col: a_col as isize };
         product.run(a, b, &output, scratch.as_mut_ptr(), team);
     }
-    for i in 0..m {
+    for i in 0..if c.verify { m } else { 0 } {
         for j in 0..n {
             let (mut sum, mut size) = (0.0f64, 0.0f64);
             for p in 0..k {
@@ -131,6 +133,7 @@ fn products_of_many_shapes_are_right() {
                         b_transposed: form != Form::InPlace && n % 2 == 1,
                         end,
                         sunk: false,
+                        verify: true,
                     };
                     check(&base, &team);
                     check(&Case { sunk: true, ..base }, &team);
@@ -157,6 +160,7 @@ fn long_sums_are_cut_and_resumed() {
                     b_transposed: false,
                     end,
                     sunk: false,
+                    verify: true,
                 };
                 check(&case, &team);
             }
@@ -171,7 +175,7 @@ fn bits_do_not_depend_on_cores_form_or_fused_instruction_set() {
         [(64, 512, 128), (1, 4096, 600), (700, 64, 64), (300, 300, 300), (20, 200, 1024), (5, 3000, 1024)]
     {
         for (a_transposed, a_gap) in [(false, 0), (true, 0), (false, 4096 - k)] {
-            let bits = |isa, form, team: &Team| {
+            let bits = |isa, form, team: &Team, verify| {
                 check(
                     &Case {
                         isa,
@@ -184,19 +188,20 @@ fn bits_do_not_depend_on_cores_form_or_fused_instruction_set() {
                         b_transposed: false,
                         end: true,
                         sunk: false,
+                        verify,
                     },
                     team,
                 )
             };
             for isa in Isa::available() {
-                let want = bits(isa, Form::Packed, &alone);
+                let want = bits(isa, Form::Packed, &alone, isa == Isa::detect() && !a_transposed);
                 for form in FORMS {
                     for team in [&alone, &two, &five] {
-                        assert!(bits(isa, form, team) == want, "{isa:?} {form:?} {m}x{n}x{k}");
+                        assert!(bits(isa, form, team, false) == want, "{isa:?} {form:?} {m}x{n}x{k}");
                     }
                 }
                 if isa != Isa::Portable {
-                    assert!(bits(Isa::detect(), Form::Packed, &alone) == want, "{isa:?}");
+                    assert!(bits(Isa::detect(), Form::Packed, &alone, false) == want, "{isa:?}");
                 }
             }
         }
@@ -223,7 +228,7 @@ fn bits_of_a_row_do_not_depend_on_the_other_rows() {
         };
         let product = Product::new(&spec);
         let mut out = vec![0f32; m * n];
-        let mut scratch = pack::Aligned::zeros(product.scratch_bytes() / 4);
+        let mut scratch = pack::Aligned::zeros(product.scratch_bytes() / 4).unwrap();
         let source = |data: &[f32], row: usize| Source {
             data: data.as_ptr().cast(),
             dtype: DType::F32,
@@ -232,7 +237,7 @@ fn bits_of_a_row_do_not_depend_on_the_other_rows() {
         };
         // SAFETY: (tests) all arrays have the sizes that the shapes need.
         unsafe {
-            let packed = PackedB::new(&[source(&b, n)], k, n, product.width());
+            let packed = PackedB::new(&[source(&b, n)], k, n, product.width()).unwrap();
             let output = Output { data: out.as_mut_ptr(), row: n, end: Epilogue::NONE, sink: None };
             let a = source(&a[first * k..], k);
             product.run(a, B::Packed(packed.item(0)), &output, scratch.as_mut_ptr(), &Team::default());

@@ -114,10 +114,18 @@ unsafe fn square<T: Copy>(f: *const T, stride: isize, t: *mut T, step: isize, hi
     // SAFETY: passed on from the caller.
     unsafe {
         if high == TILE && wide == TILE {
-            for j in 0..TILE as isize {
-                for i in 0..TILE as isize {
-                    t.offset(j * step + i).write(f.offset(i * stride + j).read());
+            // Through registers or the stack, so that each cache line of either side is touched once: lines of a power-of-two
+            // stride all compete for the same few places of the cache.
+            let mut rows = [f.cast::<[T; TILE]>().read(); TILE];
+            for (i, row) in rows.iter_mut().enumerate().skip(1) {
+                *row = f.offset(i as isize * stride).cast::<[T; TILE]>().read();
+            }
+            for j in 0..TILE {
+                let mut column = rows[0];
+                for i in 0..TILE {
+                    column[i] = rows[i][j];
                 }
+                t.offset(j as isize * step).cast::<[T; TILE]>().write(column);
             }
         } else {
             for j in 0..high as isize {

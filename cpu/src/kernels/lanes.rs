@@ -1,8 +1,8 @@
 //! Folding runs of elements, in one fixed order.
 //!
-//! A run is folded into [`LANES`] partial results, element `i` into lane `i % LANES`; every [`FLUSH`] elements the lanes are added to
-//! totals (so that long sums lose no digits to their own size); at the end the lanes are folded as a tree. The order depends on lengths alone,
-//! never on cores or instruction sets.
+//! A run is folded into [`LANES`] partial results, element `i` into lane `i % LANES`; every [`FLUSH`] elements the lanes are joined as a tree, and
+//! these results pairwise (so that long sums lose no digits to their own size). The order depends on lengths alone, never on cores or
+//! instruction sets.
 
 use super::map::number::Number;
 use crate::simd::multiversion;
@@ -10,8 +10,8 @@ use crate::simd::multiversion;
 /// Partial results.
 pub(crate) const LANES: usize = 32;
 
-/// Elements after which the lanes are emptied into the totals.
-const FLUSH: usize = 4096;
+/// Elements after which the lanes are emptied.
+const FLUSH: usize = 1024;
 
 /// How to fold.
 pub(crate) trait Fold<T: Number>: 'static {
@@ -54,53 +54,75 @@ folds! {
 /// A fold under way.
 pub(crate) struct Folding<T> {
     lanes: [T; LANES],
-    totals: [T; LANES],
+    /// Elements in the lanes.
     taken: usize,
-    flushed: bool,
+    /// Joined results of `2^k` flushes, for each bit `k` that is set in the number of flushes.
+    levels: [T; 48],
+    flushes: u64,
 }
 
 impl<T: Number> Folding<T> {
     /// Nothing taken yet.
     pub(crate) fn start<F: Fold<T>>() -> Self {
-        Self { lanes: [F::START; LANES], totals: [F::START; LANES], taken: 0, flushed: false }
+        Self { lanes: [F::START; LANES], taken: 0, levels: [F::START; 48], flushes: 0 }
     }
 
     /// Takes a run of elements. Runs of a fold start at lane 0 again.
-    pub(crate) fn take<F: Fold<T>>(&mut self, run: &[T]) {
-        for part in run.chunks(FLUSH) {
+    pub(crate) fn take<F: Fold<T>>(&mut self, mut run: &[T]) {
+        while !run.is_empty() {
+            let (part, rest) = run.split_at(run.len().min(FLUSH - self.taken));
             take_run::<T, F>(&mut self.lanes, part);
             self.taken += part.len();
-            if self.taken >= FLUSH {
-                for (t, l) in self.totals.iter_mut().zip(&mut self.lanes) {
-                    *t = F::join(*t, *l);
-                    *l = F::START;
+            run = rest;
+            if self.taken == FLUSH {
+                let mut joined = join_lanes::<T, F>(&mut self.lanes);
+                let mut level = 0;
+                while self.flushes >> level & 1 == 1 {
+                    joined = F::join(self.levels[level], joined);
+                    level += 1;
                 }
+                self.levels[level] = joined;
+                self.flushes += 1;
+                self.lanes = [F::START; LANES];
                 self.taken = 0;
-                self.flushed = true;
             }
         }
     }
 
     /// The result.
     pub(crate) fn end<F: Fold<T>>(mut self) -> T {
-        if self.flushed {
-            for (l, t) in self.lanes.iter_mut().zip(self.totals) {
-                *l = F::join(t, *l);
+        let mut joined = join_lanes::<T, F>(&mut self.lanes);
+        if self.flushes == 0 {
+            return joined;
+        }
+        for (level, &earlier) in self.levels.iter().enumerate() {
+            if self.flushes >> level & 1 == 1 {
+                joined = F::join(earlier, joined);
             }
         }
-        let mut width = LANES / 2;
-        while width > 0 {
-            for i in 0..width {
-                self.lanes[i] = F::join(self.lanes[i], self.lanes[i + width]);
-            }
-            width /= 2;
-        }
-        self.lanes[0]
+        joined
     }
+}
+
+fn join_lanes<T: Number, F: Fold<T>>(lanes: &mut [T; LANES]) -> T {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = F::join(lanes[i], lanes[i + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
 }
 
 /// Folds one run.
 pub(crate) fn fold<T: Number, F: Fold<T>>(run: &[T]) -> T {
+    if run.len() < FLUSH {
+        // The same order without a place for what is flushed.
+        let mut lanes = [F::START; LANES];
+        take_run::<T, F>(&mut lanes, run);
+        return join_lanes::<T, F>(&mut lanes);
+    }
     let mut folding = Folding::start::<F>();
     folding.take::<F>(run);
     folding.end::<F>()
@@ -173,7 +195,7 @@ mod tests {
 
     #[test]
     fn every_length_is_folded_whole() {
-        for n in [0usize, 1, 31, 32, 33, 100, 4095, 4096, 4097, 20_000] {
+        for n in [0usize, 1, 31, 32, 33, 100, 1023, 1024, 1025, 20_000] {
             let run: Vec<i64> = (0..n as i64).collect();
             assert_eq!(fold::<i64, Sum>(&run), (n as i64) * (n as i64 - 1) / 2);
             let top = run.iter().copied().max().unwrap_or(i64::MIN);

@@ -11,6 +11,8 @@ use streampool_core::op::Op;
 use crate::kernel::{Kernel, Prepare};
 
 mod along;
+mod attention;
+mod conv;
 mod copy;
 mod create;
 mod gather;
@@ -40,7 +42,9 @@ pub(crate) fn prepare(p: &Prepare<'_>) -> Result<Box<dyn Kernel>> {
         Op::Cumulative(op) => along::prepare_cumulative(op, p),
         Op::MatMul(_) => return matmul::make(p),
         Op::MatMulInteger(_) => return matmul::make_integer(p),
-        Op::Attention(_) | Op::Conv(_) | Op::ConvTranspose(_) => reference::prepare(p),
+        Op::Attention(_) => return attention::make(p),
+        Op::Conv(_) => return conv::make(p),
+        Op::ConvTranspose(_) => return conv::make_transpose(p),
         Op::Pool(op) => pool::prepare(op, p),
         Op::Resize(op) => resize::prepare(op, p),
         Op::Softmax(op) => normalize::prepare_softmax(op, p),

@@ -222,7 +222,7 @@ impl Kernel for SoftmaxKernel {
         if tasks == 1 {
             task(0)
         } else {
-            args.team.run(tasks, self.work(), &task)
+            args.team.run(tasks, split::team_work(self.work()), &task)
         }
         Ok(())
     }
@@ -405,7 +405,7 @@ impl Kernel for NormKernel {
                     self.rows::<T>(inputs.get(), to.get(), scale, bias, memory, rows);
                 }
             };
-            if tasks == 1 { task(0) } else { args.team.run(tasks, self.work(), &task) }
+            if tasks == 1 { task(0) } else { args.team.run(tasks, split::team_work(self.work()), &task) }
         });
         Ok(())
     }

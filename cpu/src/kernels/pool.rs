@@ -8,7 +8,9 @@ use std::ops::Range;
 use streampool_core::Result;
 use streampool_core::op::{DType, Pool, PoolKind};
 
+use super::lanes::{Greatest, Sum, SumAbs, SumSquare, take_each};
 use super::map::number::{Float, Number};
+use super::reader::{Buffer, read_row};
 use super::storage::{Storage, with_float, with_number};
 use super::{SharedMut, split};
 use crate::kernel::{Args, Kernel, Prepare};
@@ -20,6 +22,10 @@ struct PoolKernel {
     planes: usize,
     input: Vec<usize>,
     output: Vec<usize>,
+    /// Positions on the last axis that some window has inside the input, unless `by_output`.
+    positions: Range<usize>,
+    /// The windows of the last axis lie so far apart that positions are better found per output.
+    by_output: bool,
 }
 
 pub(crate) fn prepare(op: &Pool, p: &Prepare<'_>) -> Box<dyn Kernel> {
@@ -34,16 +40,35 @@ pub(crate) fn prepare(op: &Pool, p: &Prepare<'_>) -> Box<dyn Kernel> {
         op.pads_before.push(0);
         op.pads_after.push(0);
     }
-    Box::new(PoolKernel { op, dtype: p.inputs[0].dtype, planes: x[0] * x[1], input, output })
+    let last = input.len() - 1;
+    let outputs = output[last];
+    let mut kernel = PoolKernel {
+        op,
+        dtype: p.inputs[0].dtype,
+        planes: x[0] * x[1],
+        input,
+        output,
+        positions: 0..0,
+        by_output: false,
+    };
+    if outputs > 0 {
+        // Later windows reach lower positions.
+        kernel.positions = kernel.reach(last, outputs - 1).start..kernel.reach(last, 0).end;
+        let visited = (0..outputs).map(|o| kernel.reach(last, o).len()).fold(0usize, usize::saturating_add);
+        kernel.by_output = kernel.positions.len() > visited;
+    }
+    Box::new(kernel)
 }
 
 impl PoolKernel {
-    /// Where position `k` of the window of output `o` lies on `axis`, if inside the input.
-    #[inline(always)]
-    fn position(&self, axis: usize, o: usize, k: usize) -> Option<usize> {
-        let at = (o * self.op.strides[axis] + k * self.op.dilations[axis])
-            .checked_sub(self.op.pads_before[axis])?;
-        (at < self.input[axis]).then_some(at)
+    /// Positions of the window of output `o` that lie inside the input on `axis`.
+    #[inline]
+    fn reach(&self, axis: usize, o: usize) -> Range<usize> {
+        let (start, pad) = (o * self.op.strides[axis], self.op.pads_before[axis]);
+        let (kernel, dilation) = (self.op.kernel[axis], self.op.dilations[axis]);
+        let low = pad.saturating_sub(start).div_ceil(dilation).min(kernel);
+        let high = (self.input[axis] + pad).saturating_sub(start).div_ceil(dilation).min(kernel);
+        low..high.max(low)
     }
 
     /// Outputs of the last axis whose window has position `k` inside the input.
@@ -59,16 +84,12 @@ impl PoolKernel {
 
     /// Positions of the window of output `o` on `axis` that count as divisor of an average.
     fn counted(&self, axis: usize, o: usize, pad: bool) -> usize {
+        if !pad {
+            return self.reach(axis, o).len();
+        }
         let padded = self.input[axis] + self.op.pads_before[axis] + self.op.pads_after[axis];
-        (0..self.op.kernel[axis])
-            .filter(|&k| {
-                if pad {
-                    o * self.op.strides[axis] + k * self.op.dilations[axis] < padded
-                } else {
-                    self.position(axis, o, k).is_some()
-                }
-            })
-            .count()
+        let room = padded.saturating_sub(o * self.op.strides[axis]);
+        room.div_ceil(self.op.dilations[axis]).min(self.op.kernel[axis])
     }
 
     /// Calls `f` for each position of the window of output row `row` (of one plane) that is inside the input on all axes but the last: with the
@@ -81,16 +102,8 @@ impl PoolKernel {
             o[axis] = rest % self.output[axis];
             rest /= self.output[axis];
         }
-        // Per axis the positions inside the input, so that a window much larger than the input costs no more than the input.
-        let inside: Vec<Range<usize>> = (0..outer)
-            .map(|axis| {
-                let (start, pad) = (o[axis] * self.op.strides[axis], self.op.pads_before[axis]);
-                let dilation = self.op.dilations[axis];
-                let low = pad.saturating_sub(start).div_ceil(dilation);
-                let high = (self.input[axis] + pad).saturating_sub(start).div_ceil(dilation);
-                low.min(self.op.kernel[axis])..high.min(self.op.kernel[axis])
-            })
-            .collect();
+        // Only positions inside the input are visited: a window much larger than the input costs no more than the input.
+        let inside: Vec<Range<usize>> = (0..outer).map(|axis| self.reach(axis, o[axis])).collect();
         if inside.iter().any(Range::is_empty) {
             return;
         }
@@ -119,16 +132,8 @@ impl PoolKernel {
         }
     }
 
-    /// The positions on the last axis that any window has inside the input.
-    fn last_positions(&self) -> Range<usize> {
-        let last = self.input.len() - 1;
-        // Beyond the padded input no output's window starts.
-        let padded = self.input[last] + self.op.pads_before[last];
-        0..self.op.kernel[last].min(padded.div_ceil(self.op.dilations[last]).max(1))
-    }
-
-    /// Passes over one row of outputs: `f` for each window position with the accumulators of the outputs inside and the input elements
-    /// that belong to them, `stride` apart.
+    /// Passes over one row of outputs: `take` for each window position with the accumulators of the outputs inside and the input
+    /// elements that belong to them.
     ///
     /// # Safety
     /// `x` is the plane's first element.
@@ -137,30 +142,36 @@ impl PoolKernel {
         x: *const T,
         row: usize,
         acc: &mut [T::Compute],
-        take: impl Fn(T::Compute, T::Compute) -> T::Compute,
+        take: impl Fn(&mut [T::Compute], &[T::Compute]),
     ) {
         let last = self.input.len() - 1;
         let (stride, dilation, pad) =
             (self.op.strides[last], self.op.dilations[last], self.op.pads_before[last]);
+        let mut buffer = Buffer::new();
         self.window(row, |offset, _| {
-            for k in self.last_positions() {
-                let outputs = self.inside(k);
-                if outputs.is_empty() {
-                    continue;
-                }
-                // SAFETY: positions inside the input, by `window` and `inside`.
-                unsafe {
-                    let first = x.add(offset + outputs.start * stride + k * dilation - pad);
-                    let acc = &mut acc[outputs];
-                    if stride == 1 {
-                        for (i, a) in acc.iter_mut().enumerate() {
-                            *a = take(*a, first.add(i).read().get());
-                        }
-                    } else {
-                        for (i, a) in acc.iter_mut().enumerate() {
-                            *a = take(*a, first.add(i * stride).read().get());
+            // SAFETY: positions inside the input, by `window`, `reach` and `inside`.
+            unsafe {
+                if self.by_output {
+                    for (o, acc) in acc.iter_mut().enumerate() {
+                        for k in self.reach(last, o) {
+                            let value = x.add(offset + o * stride + k * dilation - pad).read().get();
+                            take(std::slice::from_mut(acc), &[value]);
                         }
                     }
+                    return;
+                }
+                for k in self.positions.clone() {
+                    let outputs = self.inside(k);
+                    if outputs.is_empty() {
+                        continue;
+                    }
+                    let first = x.add(offset + outputs.start * stride + k * dilation - pad);
+                    let mut acc = &mut acc[outputs];
+                    read_row(first, stride as isize, acc.len(), &mut buffer, |row| {
+                        let (now, later) = std::mem::take(&mut acc).split_at_mut(row.len());
+                        take(now, row);
+                        acc = later;
+                    });
                 }
             }
         });
@@ -184,17 +195,19 @@ impl PoolKernel {
             unsafe {
                 let x = x.add(n * plane);
                 let Some(indices) = indices else {
-                    self.passes(x, row_in_plane, &mut acc, |a, x| a.max(x));
+                    self.passes(x, row_in_plane, &mut acc, take_each::<T::Compute, Greatest>);
                     for (o, &a) in acc.iter().enumerate() {
                         y.add(row * width + o).write(T::put(a));
                     }
                     continue;
                 };
                 found.fill(-1);
+                let (stride, dilation, pad) =
+                    (self.op.strides[last], self.op.dilations[last], self.op.pads_before[last]);
                 self.window(row_in_plane, |offset, at| {
-                    for k in self.last_positions() {
-                        for o in self.inside(k) {
-                            let Some(column) = self.position(last, o, k) else { continue };
+                    for o in 0..width {
+                        for k in self.reach(last, o) {
+                            let column = o * stride + k * dilation - pad;
                             let value = x.add(offset + column).read().get();
                             // The first of equals, and the first NaN, wins.
                             if found[o] < 0 || value > acc[o] || (value.is_nan() && !acc[o].is_nan()) {
@@ -243,14 +256,20 @@ impl PoolKernel {
             unsafe {
                 match self.op.kind {
                     PoolKind::Lp { p: 1 } => {
-                        self.passes(x, row_in_plane, &mut acc, |a, x| a + Number::abs(x));
+                        self.passes(x, row_in_plane, &mut acc, take_each::<T::Compute, SumAbs>);
                     }
-                    PoolKind::Lp { p: 2 } => self.passes(x, row_in_plane, &mut acc, |a, x| a + x * x),
+                    PoolKind::Lp { p: 2 } => {
+                        self.passes(x, row_in_plane, &mut acc, take_each::<T::Compute, SumSquare>);
+                    }
                     PoolKind::Lp { p } => {
                         let p = <T::Compute as Float>::of(f64::from(p));
-                        self.passes(x, row_in_plane, &mut acc, |a, x| a + Number::abs(x).pow(p));
+                        self.passes(x, row_in_plane, &mut acc, |acc, row| {
+                            for (a, &x) in acc.iter_mut().zip(row) {
+                                *a = *a + Number::abs(x).pow(p);
+                            }
+                        });
                     }
-                    _ => self.passes(x, row_in_plane, &mut acc, |a, x| a + x),
+                    _ => self.passes(x, row_in_plane, &mut acc, take_each::<T::Compute, Sum>),
                 }
             }
             let mut outer_count = 1;

@@ -52,7 +52,7 @@ fn ln(x: f32) -> f32 {
     let p = z.mul_add(z.mul_add(z.mul_add(z.mul_add(0.222_222_22, 0.285_714_3), 0.4), 0.666_666_7), 0.0) * s;
     // ln m = 2 s + p, and 2 s = f - s f exactly enough.
     let low = p - s * f;
-    e.mul_add(0.693_147_2, f + low)
+    e.mul_add(std::f32::consts::LN_2, f + low)
 }
 
 /// `(cos 2 pi v, sin 2 pi v)` for `v` in [0, 1): the nearest quarter turn is taken off (exact), then Taylor's polynomials within an eighth.

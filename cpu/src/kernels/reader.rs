@@ -8,9 +8,19 @@ use half::{bf16, f16};
 
 use super::map::{narrow_bf16, widen_bf16};
 use super::storage::Storage;
+use crate::simd::multiversion;
 
 /// Elements that are brought in at a time when they cannot be used where they lie.
 pub(crate) const PART: usize = 512;
+
+/// Where parts are brought in.
+pub(crate) struct Buffer<C>([C; PART]);
+
+impl<C: Copy + Default> Buffer<C> {
+    pub(crate) fn new() -> Self {
+        Self([C::default(); PART])
+    }
+}
 
 /// Calls `f` with the row of `n` elements that lie `stride` apart, as numbers: in one piece where they lie if they can be used there, else in
 /// parts of [`PART`].
@@ -22,6 +32,7 @@ pub(crate) unsafe fn read_row<T: Storage>(
     first: *const T,
     stride: isize,
     n: usize,
+    buffer: &mut Buffer<T::Compute>,
     mut f: impl FnMut(&[T::Compute]),
 ) {
     // SAFETY: passed on from the caller; equal types have equal layouts.
@@ -30,7 +41,7 @@ pub(crate) unsafe fn read_row<T: Storage>(
             f(std::slice::from_raw_parts(first.cast::<T::Compute>(), n));
             return;
         }
-        let mut buffer = [T::Compute::default(); PART];
+        let buffer = &mut buffer.0;
         let mut at = 0;
         while at < n {
             let part = PART.min(n - at);
@@ -54,10 +65,34 @@ pub(crate) unsafe fn load<T: Storage>(first: *const T, stride: isize, to: &mut [
         } else if stride == 1 && TypeId::of::<T>() == TypeId::of::<bf16>() {
             let to = std::slice::from_raw_parts_mut(to.as_mut_ptr().cast::<f32>(), to.len());
             widen_bf16(std::slice::from_raw_parts(first.cast::<u16>(), to.len()), to);
+        } else if stride == 2 {
+            every_second(first, to);
         } else {
             for (i, t) in to.iter_mut().enumerate() {
                 *t = first.offset(i as isize * stride).read().get();
             }
+        }
+    }
+}
+
+/// [`load`] for a stride of 2, which vectors can do.
+///
+/// # Safety
+/// As [`load`].
+unsafe fn every_second<T: Storage>(first: *const T, to: &mut [T::Compute]) {
+    let Some((end, pairs)) = to.split_last_mut() else { return };
+    // SAFETY: passed on from the caller: the last element's neighbour may not be there, so it is read alone.
+    unsafe {
+        let from = std::slice::from_raw_parts(first.cast::<[T; 2]>(), pairs.len());
+        *end = first.add(2 * from.len()).read().get();
+        take_first(from, pairs);
+    }
+}
+
+multiversion! {
+    fn take_first[T: Storage](from: &[[T; 2]], to: &mut [T::Compute]) {
+        for (t, f) in to.iter_mut().zip(from) {
+            *t = f[0].get();
         }
     }
 }

@@ -183,8 +183,8 @@ impl RecurrentKernel {
                     if step < length {
                         self.step(&weights, &x[(at * b + n) * i..][..i], hidden, cell);
                     }
-                    for k in 0..h {
-                        let value = if step < length { hidden[k] } else { T::Compute::ZERO };
+                    for (k, &state) in hidden.iter().enumerate() {
+                        let value = if step < length { state } else { T::Compute::ZERO };
                         // SAFETY: y is (t, d, b, h).
                         unsafe { y.add(((at * directions + d) * b + n) * h + k).write(T::put(value)) };
                     }

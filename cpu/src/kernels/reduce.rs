@@ -8,7 +8,7 @@ use streampool_core::{Error, Result};
 use super::lanes::{Fold, Folding, Greatest, Least, Product, Sum, SumAbs, SumSquare, take_each};
 use super::map::number::{Float, Number};
 use super::nest::Nest;
-use super::reader::read_row;
+use super::reader::{Buffer, read_row};
 use super::storage::{Storage, with_float, with_number};
 use super::{SharedMut, split};
 use crate::kernel::{Args, Kernel, Prepare};
@@ -16,8 +16,8 @@ use crate::kernel::{Args, Kernel, Prepare};
 /// Columns that are reduced side by side.
 const COLUMNS: usize = 256;
 
-/// Rows after which column results are added to totals, so that long sums lose no digits to their own size.
-const FLUSH: usize = 128;
+/// Rows after which column results are put aside, so that long sums lose no digits to their own size.
+const FLUSH: usize = 64;
 
 struct ReduceKernel {
     kind: ReduceKind,
@@ -64,6 +64,7 @@ impl ReduceKernel {
         let (inner, kept_rows) = self.kept.rows();
         let (run, runs) = self.reduced.rows();
         let stride = self.reduced.inner_stride(0);
+        let mut buffer = Buffer::new();
         if !self.side_by_side {
             let kept_stride = self.kept.inner_stride(0);
             for o in units {
@@ -73,7 +74,9 @@ impl ReduceKernel {
                     self.reduced.walk(0..runs, |[r]| {
                         // SAFETY: the nests together walk the input's elements.
                         unsafe {
-                            read_row(from.offset(at + r), stride, run, |row| folding.take::<F>(row));
+                            read_row(from.offset(at + r), stride, run, &mut buffer, |row| {
+                                folding.take::<F>(row);
+                            });
                         }
                     });
                 }
@@ -89,33 +92,48 @@ impl ReduceKernel {
             let n = COLUMNS.min(inner - column);
             let at = self.kept.row_offset(0, row) + column as isize;
             let mut part = [F::START; COLUMNS];
-            let mut total = [F::START; COLUMNS];
-            let (part, total) = (&mut part[..n], &mut total[..n]);
-            let (mut taken, mut flushed) = (0, false);
+            let part = &mut part[..n];
+            // Joined results of 2^k flushes, for each bit k of the number of flushes: long sums are joined pairwise.
+            let mut levels: Vec<[T::Compute; COLUMNS]> = Vec::new();
+            let (mut taken, mut flushes) = (0, 0u64);
+            let join = |into: &mut [T::Compute], earlier: &[T::Compute]| {
+                for (i, &e) in into.iter_mut().zip(earlier) {
+                    *i = F::join(e, *i);
+                }
+            };
             if run > 0 {
                 self.reduced.walk(0..runs, |[r]| {
                     for k in 0..run as isize {
                         let mut done = 0;
                         // SAFETY: as above; neighbouring outputs' elements are neighbours.
                         unsafe {
-                            read_row(from.offset(at + r + k * stride), 1, n, |row| {
+                            read_row(from.offset(at + r + k * stride), 1, n, &mut buffer, |row| {
                                 take_each::<T::Compute, F>(&mut part[done..], row);
                                 done += row.len();
                             });
                         }
                         taken += 1;
                         if taken == FLUSH {
-                            for (t, p) in total.iter_mut().zip(&mut *part) {
-                                *t = F::join(*t, *p);
-                                *p = F::START;
+                            let level = flushes.trailing_ones() as usize;
+                            for earlier in &levels[..level] {
+                                join(part, earlier);
                             }
-                            (taken, flushed) = (0, true);
+                            if level == levels.len() {
+                                levels.push([F::START; COLUMNS]);
+                            }
+                            levels[level][..n].copy_from_slice(part);
+                            part.fill(F::START);
+                            (taken, flushes) = (0, flushes + 1);
                         }
                     }
                 });
             }
-            for (i, (&t, &p)) in total.iter().zip(&*part).enumerate() {
-                let x = if flushed { F::join(t, p) } else { p };
+            for (level, earlier) in levels.iter().enumerate() {
+                if flushes >> level & 1 == 1 {
+                    join(part, earlier);
+                }
+            }
+            for (i, &x) in part.iter().enumerate() {
                 // SAFETY: one output per element of the kept axes.
                 unsafe { to.add(row * inner + column + i).write(T::put(finish(x))) };
             }
@@ -152,7 +170,8 @@ impl ReduceKernel {
         let (inner, _) = self.kept.rows();
         let (run, runs) = self.reduced.rows();
         let stride = self.reduced.inner_stride(0);
-        let mut buffer = Vec::new();
+        let mut exponentials = Vec::new();
+        let mut buffer = Buffer::new();
         for o in units {
             let at = self.kept.row_offset(0, o / inner) + (o % inner) as isize * self.kept.inner_stride(0);
             let mut greatest = Folding::start::<Greatest>();
@@ -165,13 +184,13 @@ impl ReduceKernel {
                 self.reduced.walk(0..runs, |[r]| {
                     // SAFETY: as in `fold`.
                     unsafe {
-                        read_row(from.offset(at + r), stride, run, |row| {
+                        read_row(from.offset(at + r), stride, run, &mut buffer, |row| {
                             if pass == 0 {
                                 greatest.take::<Greatest>(row);
                             } else {
-                                buffer.clear();
-                                buffer.extend(row.iter().map(|&x| (x - top).exp()));
-                                sum.take::<Sum>(&buffer);
+                                exponentials.clear();
+                                exponentials.extend(row.iter().map(|&x| (x - top).exp()));
+                                sum.take::<Sum>(&exponentials);
                             }
                         });
                     }

@@ -241,10 +241,9 @@ impl Reference {
                 scores.push(sum);
             }
             let top = scores.iter().copied().fold(f64::NEG_INFINITY, super::map::number::Number::max);
-            // A query that sees nothing gives zeros.
-            let masked = top == f64::NEG_INFINITY;
-            let weights: Vec<f64> =
-                scores.iter().map(|x| if masked { 0.0 } else { (x - top).exp() }).collect();
+            // A query that sees no key gives 0.
+            let hidden = top == f64::NEG_INFINITY;
+            let weights: Vec<f64> = scores.iter().map(|x| (x - top).exp()).collect();
             let total: f64 = weights.iter().sum();
             for c in 0..e {
                 let mut sum = 0.0;
@@ -256,7 +255,7 @@ impl Reference {
                 } else {
                     ((b * h + head) * s + i) * e + c
                 };
-                write(dtype, y, at, if masked { 0.0 } else { sum / total });
+                write(dtype, y, at, if hidden { 0.0 } else { sum / total });
             }
         }
     }

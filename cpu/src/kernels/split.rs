@@ -18,6 +18,11 @@ pub(crate) fn tasks(work: usize) -> usize {
     (work / TASK).clamp(1, MOST)
 }
 
+/// Element-operations in the team's measure, which is multiply-adds of a matrix product.
+pub(crate) fn team_work(work: usize) -> usize {
+    work.saturating_mul(10)
+}
+
 /// The `i`-th of `tasks` nearly equal parts of `0..total`.
 pub(crate) fn part(total: usize, tasks: usize, i: usize) -> Range<usize> {
     let (each, more) = (total / tasks, total % tasks);
@@ -32,7 +37,7 @@ pub(crate) fn run(team: &Team, units: usize, work: usize, task: impl Fn(Range<us
     if tasks <= 1 {
         task(0..units);
     } else {
-        team.run(tasks, work, &|i| task(part(units, tasks, i)));
+        team.run(tasks, team_work(work), &|i| task(part(units, tasks, i)));
     }
 }
 
@@ -48,7 +53,7 @@ pub(crate) fn try_run(
         return task(0..units);
     }
     let failed: Mutex<Option<(usize, Error)>> = Mutex::new(None);
-    team.run(tasks, work, &|i| {
+    team.run(tasks, team_work(work), &|i| {
         if let Err(e) = task(part(units, tasks, i)) {
             let mut failed = failed.lock().expect("no panic under this lock");
             if failed.as_ref().is_none_or(|f| i < f.0) {

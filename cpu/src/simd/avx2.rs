@@ -33,13 +33,16 @@ pub(super) unsafe fn sum(v: __m256) -> f32 {
     }
 }
 
-/// Safe arithmetic by intrinsics: see [`Vector`] for why it is.
+/// Safe arithmetic by intrinsics: see [`Vector`] for why it is. No closures: they are functions without the instructions, and if the
+/// compiler did not inline one, every intrinsic in it would be a call.
 macro_rules! by {
-    ($($name:ident($($arg:ident),*) = $e:expr;)*) => {$(
+    ($($name:ident($($arg:ident),*) = |$x:ident $(, $y:ident)*| $e:expr;)*) => {$(
         #[inline(always)]
         fn $name(self $(, $arg: Self)*) -> Self {
+            let $x = self.0;
+            $(let $y = $arg.0;)*
             // SAFETY: a value of this type exists, so the processor has AVX2 and FMA (the contract of `Vector`).
-            Self(unsafe { ($e)(self.0 $(, $arg.0)*) })
+            Self(unsafe { $e })
         }
     )*};
 }
@@ -74,6 +77,11 @@ impl Vector for F32x8 {
         unsafe { _mm256_maskstore_ps(p, first(n), self.0) }
     }
     #[inline(always)]
+    fn prefetch(p: *const f32) {
+        // SAFETY: part of SSE, which every x86-64 processor has; it never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     fn like(self, x: f32) -> Self {
         // SAFETY: `self` shows that AVX2 is there.
         Self(unsafe { _mm256_set1_ps(x) })
@@ -98,8 +106,9 @@ impl Vector for F32x8 {
             let half = _mm256_srai_epi32::<1>(n);
             let rest = _mm256_sub_epi32(n, half);
             let bias = _mm256_set1_epi32(127);
-            let pow = |n| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, bias)));
-            _mm256_mul_ps(_mm256_mul_ps(a, pow(half)), pow(rest))
+            let half = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(half, bias)));
+            let rest = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(rest, bias)));
+            _mm256_mul_ps(_mm256_mul_ps(a, half), rest)
         };
     }
     #[inline(always)]

@@ -14,13 +14,16 @@ fn first(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
 }
 
-/// Safe arithmetic by intrinsics: see [`Vector`] for why it is.
+/// Safe arithmetic by intrinsics: see [`Vector`] for why it is. No closures: they are functions without the instructions, and if the
+/// compiler did not inline one, every intrinsic in it would be a call.
 macro_rules! by {
-    ($($name:ident($($arg:ident),*) = $e:expr;)*) => {$(
+    ($($name:ident($($arg:ident),*) = |$x:ident $(, $y:ident)*| $e:expr;)*) => {$(
         #[inline(always)]
         fn $name(self $(, $arg: Self)*) -> Self {
+            let $x = self.0;
+            $(let $y = $arg.0;)*
             // SAFETY: a value of this type exists, so the processor has AVX-512 (the contract of `Vector`).
-            Self(unsafe { ($e)(self.0 $(, $arg.0)*) })
+            Self(unsafe { $e })
         }
     )*};
 }
@@ -53,6 +56,11 @@ impl Vector for F32x16 {
     unsafe fn store_first(self, p: *mut f32, n: usize) {
         // SAFETY: the caller vouches for the writes, `self` for AVX-512; masked lanes are not written.
         unsafe { _mm512_mask_storeu_ps(p, first(n), self.0) }
+    }
+    #[inline(always)]
+    fn prefetch(p: *const f32) {
+        // SAFETY: part of SSE, which every x86-64 processor has; it never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
     #[inline(always)]
     fn like(self, x: f32) -> Self {

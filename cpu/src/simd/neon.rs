@@ -8,14 +8,17 @@ use super::Vector;
 #[derive(Clone, Copy)]
 pub(crate) struct F32x4(float32x4_t);
 
-/// Safe arithmetic by intrinsics: see [`Vector`] for why it is.
+/// Safe arithmetic by intrinsics: see [`Vector`] for why it is. No closures: they are functions without the instructions, and if the
+/// compiler did not inline one, every intrinsic in it would be a call.
 macro_rules! by {
-    ($($name:ident($($arg:ident),*) = $e:expr;)*) => {$(
+    ($($name:ident($($arg:ident),*) = |$x:ident $(, $y:ident)*| $e:expr;)*) => {$(
         #[inline(always)]
         #[allow(unused_unsafe)]
         fn $name(self $(, $arg: Self)*) -> Self {
+            let $x = self.0;
+            $(let $y = $arg.0;)*
             // SAFETY: every aarch64 processor that Rust supports here has NEON.
-            Self(unsafe { ($e)(self.0 $(, $arg.0)*) })
+            Self(unsafe { $e })
         }
     )*};
 }
@@ -59,6 +62,8 @@ impl Vector for F32x4 {
         }
     }
     #[inline(always)]
+    fn prefetch(_p: *const f32) {}
+    #[inline(always)]
     fn like(self, x: f32) -> Self {
         // SAFETY: `self` shows that NEON is there.
         Self(unsafe { vdupq_n_f32(x) })
@@ -80,8 +85,9 @@ impl Vector for F32x4 {
             let half = vshrq_n_s32::<1>(n);
             let rest = vsubq_s32(n, half);
             let bias = vdupq_n_s32(127);
-            let pow = |n| vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(n, bias)));
-            vmulq_f32(vmulq_f32(a, pow(half)), pow(rest))
+            let half = vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(half, bias)));
+            let rest = vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(rest, bias)));
+            vmulq_f32(vmulq_f32(a, half), rest)
         };
     }
     #[inline(always)]

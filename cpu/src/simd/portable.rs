@@ -70,6 +70,8 @@ impl<const N: usize> Vector for Lanes<N> {
         unsafe { std::ptr::copy_nonoverlapping(self.0.as_ptr(), p, n) }
     }
     #[inline(always)]
+    fn prefetch(_p: *const f32) {}
+    #[inline(always)]
     fn like(self, x: f32) -> Self {
         Lanes([x; N])
     }

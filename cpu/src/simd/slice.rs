@@ -60,13 +60,13 @@ unsafe fn all<V: Vector>(f: Function, x: &mut [f32]) {
     // SAFETY: passed on from the caller.
     unsafe {
         match f {
-            Function::Exp => each::<V>(x, math::exp),
-            Function::Tanh => each::<V>(x, math::tanh),
-            Function::Erf => each::<V>(x, math::erf),
-            Function::Sigmoid => each::<V>(x, math::sigmoid),
-            Function::Silu => each::<V>(x, math::silu),
-            Function::Gelu => each::<V>(x, math::gelu),
-            Function::GeluTanh => each::<V>(x, math::gelu_tanh),
+            Function::Exp => each::<V>(x, &math::Exp),
+            Function::Tanh => each::<V>(x, &math::Tanh),
+            Function::Erf => each::<V>(x, &math::Erf),
+            Function::Sigmoid => each::<V>(x, &math::Sigmoid),
+            Function::Silu => each::<V>(x, &math::Silu),
+            Function::Gelu => each::<V>(x, &math::Gelu),
+            Function::GeluTanh => each::<V>(x, &math::GeluTanh),
         }
     }
 }
@@ -74,18 +74,18 @@ unsafe fn all<V: Vector>(f: Function, x: &mut [f32]) {
 /// # Safety
 /// The processor has the instructions of `V`.
 #[inline(always)]
-unsafe fn each<V: Vector>(x: &mut [f32], f: impl Fn(V) -> V) {
+unsafe fn each<V: Vector>(x: &mut [f32], f: &impl math::Map) {
     let p = x.as_mut_ptr();
     let mut i = 0;
     // SAFETY: `i + LANES <= len` in the loop and `len - i < LANES` after it keep every access inside `x`.
     unsafe {
         while i + V::LANES <= x.len() {
-            f(V::load(p.add(i))).store(p.add(i));
+            f.of(V::load(p.add(i))).store(p.add(i));
             i += V::LANES;
         }
         if i < x.len() {
             let n = x.len() - i;
-            f(V::load_first(p.add(i), n)).store_first(p.add(i), n);
+            f.of(V::load_first(p.add(i), n)).store_first(p.add(i), n);
         }
     }
 }
@@ -146,6 +146,58 @@ pub(crate) unsafe fn exp_sum<V: Vector>(x: &mut [f32], shift: f32) -> f32 {
             i += 1;
         }
         total
+    }
+}
+
+/// One block of an online softmax: with `old` the greatest score of earlier blocks, replaces the scores `x` by `e^(x - max)`, `max` being the
+/// greatest of `old` and all of `x`, and returns `max` and the sum of the results. Where all is -inf, results are 0.
+pub(crate) fn softmax_part(isa: Isa, x: &mut [f32], old: f32) -> (f32, f32) {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+    unsafe fn avx512(x: &mut [f32], old: f32) -> (f32, f32) {
+        // SAFETY: this function's instructions are there.
+        unsafe { part::<F32x16>(x, old) }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn avx2(x: &mut [f32], old: f32) -> (f32, f32) {
+        // SAFETY: this function's instructions are there.
+        unsafe { part::<F32x8>(x, old) }
+    }
+    match isa {
+        // SAFETY: `Isa` values prove that this processor has the instructions.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => unsafe { avx512(x, old) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { avx2(x, old) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => unsafe { part::<F32x4>(x, old) },
+        // SAFETY: the portable vectors need no particular instructions.
+        Isa::Portable => unsafe { part::<Portable>(x, old) },
+    }
+}
+
+/// # Safety
+/// The processor has the instructions of `V`.
+#[inline(always)]
+unsafe fn part<V: Vector>(x: &mut [f32], old: f32) -> (f32, f32) {
+    let p = x.as_mut_ptr();
+    let n = x.len() / V::LANES * V::LANES;
+    // SAFETY: `i + LANES <= n <= len`.
+    unsafe {
+        let mut max = V::splat(old);
+        for i in (0..n).step_by(V::LANES) {
+            max = V::load(p.add(i)).max(max);
+        }
+        let mut greatest = max.max_lane();
+        for i in n..x.len() {
+            greatest = greatest.max(*p.add(i));
+        }
+        // Nothing but -inf: any finite shift makes all results 0.
+        let shift = if greatest == f32::NEG_INFINITY { 0.0 } else { greatest };
+        (greatest, exp_sum::<V>(x, shift))
     }
 }
 

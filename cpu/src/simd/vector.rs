@@ -43,6 +43,9 @@ pub(crate) trait Vector: Copy {
     /// `p` is valid for `n` writes.
     unsafe fn store_first(self, p: *mut f32, n: usize);
 
+    /// Asks for the cache line of `p`, which may be any address.
+    fn prefetch(p: *const f32);
+
     /// `x` in every lane; `self` only shows that the instructions are there.
     fn like(self, x: f32) -> Self;
     /// Lane by lane, as the other arithmetic below.

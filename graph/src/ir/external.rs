@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use memmap2::Mmap;
@@ -16,10 +16,21 @@ use crate::onnx::StringStringEntryProto;
 pub(crate) struct DataFolder {
     root: Option<PathBuf>,
     files: Mutex<HashMap<PathBuf, Bytes>>,
+    /// Every file of the model that is mapped.
+    maps: Mutex<Vec<Arc<Mmap>>>,
+}
+
+/// Lets `Bytes` share a mapping with the folder that made it.
+struct Mapped(Arc<Mmap>);
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// Maps a whole file for reading.
-pub(crate) fn map_file(path: &Path) -> Result<Bytes> {
+fn map_file(path: &Path) -> Result<Option<Arc<Mmap>>> {
     let cannot = |e: std::io::Error| Error::io(format!("cannot read '{}': {e}", path.display())).caused_by(e);
     let file = File::open(path).map_err(cannot)?;
     let meta = file.metadata().map_err(cannot)?;
@@ -27,12 +38,12 @@ pub(crate) fn map_file(path: &Path) -> Result<Bytes> {
         return Err(Error::io(format!("cannot read '{}': it is not a file", path.display())));
     }
     if meta.len() == 0 {
-        return Ok(Bytes::new());
+        return Ok(None);
     }
     // SAFETY: the map is private and read only. Like every mapped reader we rely on nobody truncating the file while it is in
     // use; the documentation of `Model::load` says so, and `Model::from_bytes` is the way around it.
     let map = unsafe { Mmap::map(&file) }.map_err(cannot)?;
-    Ok(Bytes::from_owner(map))
+    Ok(Some(Arc::new(map)))
 }
 
 impl DataFolder {
@@ -47,7 +58,26 @@ impl DataFolder {
             Some(p) if !p.as_os_str().is_empty() => p.to_path_buf(),
             _ => PathBuf::from("."),
         };
-        Self { root: Some(root), files: Mutex::default() }
+        Self { root: Some(root), ..Self::default() }
+    }
+
+    /// Maps a whole file for reading.
+    pub(crate) fn map(&self, path: &Path) -> Result<Bytes> {
+        let Some(map) = map_file(path)? else {
+            return Ok(Bytes::new());
+        };
+        self.maps.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(map.clone());
+        Ok(Bytes::from_owner(Mapped(map)))
+    }
+
+    /// Tells the system that the files' pages are not needed now. They are read again when they are touched.
+    pub(crate) fn release_pages(&self) {
+        #[cfg(unix)]
+        for map in self.maps.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter() {
+            // SAFETY: the map is a read-only view of a file: pages that are dropped are read from the file again, with the same
+            // contents. If the system refuses, the pages stay.
+            let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        }
     }
 
     /// The bytes that `entries` (`location`, `offset`, `length`) point to; `wanted` many if no length is given.
@@ -57,7 +87,9 @@ impl DataFolder {
             find(key)
                 .map(|v| {
                     v.parse::<usize>().map_err(|_| {
-                        Error::invalid_model(format!("external data has the {key} '{v}', which is not a size"))
+                        Error::invalid_model(format!(
+                            "external data has the {key} '{v}', which is not a size"
+                        ))
                     })
                 })
                 .transpose()
@@ -108,7 +140,8 @@ impl DataFolder {
             return Ok(bytes.clone());
         }
         let cannot = |e: std::io::Error| {
-            Error::invalid_model(format!("external data file '{location}' cannot be opened: {e}")).caused_by(e)
+            Error::invalid_model(format!("external data file '{location}' cannot be opened: {e}"))
+                .caused_by(e)
         };
         // Links are followed by the system, so what counts is where the path really ends.
         let folder = root.canonicalize().map_err(cannot)?;
@@ -116,7 +149,7 @@ impl DataFolder {
         if !path.starts_with(&folder) {
             return Err(refuse("it is a link that leads out of the folder"));
         }
-        let bytes = map_file(&path).map_err(|e| Error::invalid_model(e.to_string()))?;
+        let bytes = self.map(&path).map_err(|e| Error::invalid_model(e.to_string()))?;
         files.insert(relative.to_path_buf(), bytes.clone());
         Ok(bytes)
     }

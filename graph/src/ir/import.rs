@@ -9,8 +9,8 @@ use streampool_core::{Error, Result};
 use super::tensor;
 use super::{Attr, Attrs, DataFolder, Dim, Graph, Interface, Node, ValueId, ValueType, sort};
 use crate::onnx::{
-    AttributeProto, DimensionValue, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TypeProto,
-    TypeValue, ValueInfoProto, attribute_type as at,
+    AttributeProto, DimensionValue, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
+    TypeProto, TypeValue, ValueInfoProto, attribute_type as at,
 };
 use crate::ops;
 
@@ -151,7 +151,10 @@ impl<'a> Importer<'a> {
         let mut outputs = Vec::new();
         for o in &g.output {
             let id = lookup(scopes, &o.name).flatten().ok_or_else(|| {
-                Error::invalid_model(format!("the output '{}' is made by no node, input or initialiser", o.name))
+                Error::invalid_model(format!(
+                    "the output '{}' is made by no node, input or initialiser",
+                    o.name
+                ))
             })?;
             outputs.push(interface(o, id).map_err(|e| e.context(format!("output '{}'", o.name)))?);
         }
@@ -228,7 +231,10 @@ impl<'a> Importer<'a> {
             Some(&v) => v,
             None => {
                 let set = if key.0.is_empty() { "ai.onnx" } else { key.0 };
-                return Err(Error::invalid_model(format!("{} is of the operator set {set}, which the file does not import", key.1)));
+                return Err(Error::invalid_model(format!(
+                    "{} is of the operator set {set}, which the file does not import",
+                    key.1
+                )));
             }
         };
         if ops::find(key.0, key.1, version).is_none() {
@@ -291,12 +297,18 @@ impl<'a> Importer<'a> {
         }
         // Values of the body get fresh ids; an Identity hands each wanted one to the caller's name. Identities cost nothing.
         let mut scopes = vec![scope];
-        self.nodes_of(&f.node, &mut scopes, Context { opsets: &sets, call: Some(&call) }, out, &format!("{name}/"))?;
+        self.nodes_of(
+            &f.node,
+            &mut scopes,
+            Context { opsets: &sets, call: Some(&call) },
+            out,
+            &format!("{name}/"),
+        )?;
         for (n, &wanted) in f.output.iter().zip(outputs) {
             let Some(wanted) = wanted else { continue };
-            let made = lookup(&scopes, n)
-                .flatten()
-                .ok_or_else(|| Error::invalid_model(format!("function '{}' never makes its output '{n}'", f.name)))?;
+            let made = lookup(&scopes, n).flatten().ok_or_else(|| {
+                Error::invalid_model(format!("function '{}' never makes its output '{n}'", f.name))
+            })?;
             out.push(Node {
                 name: format!("{name}/{n}"),
                 op_type: "Identity".into(),
@@ -318,7 +330,10 @@ impl<'a> Importer<'a> {
                 out.push((a.name.clone(), self.attribute(a, scopes, cx)?));
             } else {
                 let call = cx.call.ok_or_else(|| {
-                    Error::invalid_model(format!("attribute '{}' refers to a function's, outside of a function", a.name))
+                    Error::invalid_model(format!(
+                        "attribute '{}' refers to a function's, outside of a function",
+                        a.name
+                    ))
                 })?;
                 // A function attribute without default that the call leaves out is left out here as well.
                 if let Some(Some(value)) = call.get(a.ref_attr_name.as_str()) {
@@ -416,9 +431,11 @@ fn value_type(ty: Option<&TypeProto>) -> Result<ValueType> {
                             Some(DimensionValue::Param(p)) => Ok(Dim::Symbol(p.clone())),
                             // Old exporters write -1 for a free dimension.
                             Some(DimensionValue::Value(-1)) => Ok(Dim::Unknown),
-                            Some(DimensionValue::Value(v)) => usize::try_from(*v)
-                                .map(Dim::Fixed)
-                                .map_err(|_| Error::invalid_model(format!("the declared shape has the length {v}"))),
+                            Some(DimensionValue::Value(v)) => {
+                                usize::try_from(*v).map(Dim::Fixed).map_err(|_| {
+                                    Error::invalid_model(format!("the declared shape has the length {v}"))
+                                })
+                            }
                         })
                         .collect::<Result<Vec<_>>>()?,
                 ),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use streampool_core::op::{Constant, DType};
 
 pub(crate) use attr::{Attr, Attrs};
-pub(crate) use external::{DataFolder, map_file};
+pub(crate) use external::DataFolder;
 pub(crate) use import::import;
 pub(crate) use tensor::{constant as constant_of, dtype_of};
 

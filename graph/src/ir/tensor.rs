@@ -22,9 +22,10 @@ pub(crate) fn dtype_of(code: i32) -> Result<DType> {
         data_type::INT64 => DType::I64,
         data_type::BOOL => DType::Bool,
         0 => return Err(Error::invalid_model("the element type is not given (UNDEFINED)")),
-        1..=28 => {
+        4 | 5 | 8 | 12..=15 | 17..=28 => {
             return Err(Error::unsupported(format!(
-                "element type {} is not supported; there are FLOAT, DOUBLE, FLOAT16, BFLOAT16, INT8, UINT8, INT32, INT64 and BOOL",
+                "element type {} is not supported; there are FLOAT, DOUBLE, FLOAT16, BFLOAT16, INT8, UINT8, INT32, INT64 \
+                 and BOOL",
                 data_type::name(code)
             )));
         }
@@ -37,7 +38,8 @@ pub(crate) fn shape_of(dims: &[i64]) -> Result<Shape> {
     let shape = dims
         .iter()
         .map(|&d| {
-            usize::try_from(d).map_err(|_| Error::invalid_model(format!("dims {dims:?} contain the negative {d}")))
+            usize::try_from(d)
+                .map_err(|_| Error::invalid_model(format!("dims {dims:?} contain the negative {d}")))
         })
         .collect::<Result<Shape>>()?;
     shape.checked_len().map_err(|e| Error::invalid_model(e.to_string()))?;
@@ -66,7 +68,10 @@ fn decode(t: &TensorProto, folder: &DataFolder) -> Result<Arc<Constant>> {
         (other, _) => return Err(Error::invalid_model(format!("data_location {other} does not exist"))),
     };
     if data.len() != wanted {
-        return Err(Error::invalid_model(format!("type {ty} needs {wanted} bytes of data, the file has {}", data.len())));
+        return Err(Error::invalid_model(format!(
+            "type {ty} needs {wanted} bytes of data, the file has {}",
+            data.len()
+        )));
     }
     let data = if dtype == DType::Bool { booleans(data) } else { data };
     Ok(Constant::new(ty, data))
@@ -74,11 +79,18 @@ fn decode(t: &TensorProto, folder: &DataFolder) -> Result<Arc<Constant>> {
 
 /// Bools are 0 or 1 everywhere behind the import.
 fn booleans(data: Bytes) -> Bytes {
-    if data.iter().all(|&b| b <= 1) { data } else { data.iter().map(|&b| u8::from(b != 0)).collect::<Vec<_>>().into() }
+    if data.iter().all(|&b| b <= 1) {
+        data
+    } else {
+        data.iter().map(|&b| u8::from(b != 0)).collect::<Vec<_>>().into()
+    }
 }
 
 fn has_typed_data(t: &TensorProto) -> bool {
-    !(t.float_data.is_empty() && t.int32_data.is_empty() && t.int64_data.is_empty() && t.double_data.is_empty())
+    !(t.float_data.is_empty()
+        && t.int32_data.is_empty()
+        && t.int64_data.is_empty()
+        && t.double_data.is_empty())
 }
 
 /// The typed repeated fields. Their length is bounded by the file, so is what is allocated here.
@@ -126,7 +138,10 @@ mod tests {
         let none = DataFolder::none();
         let short = TensorProto { raw_data: Some(Bytes::from_static(&[0; 7])), ..tensor(1, &[2]) };
         let e = constant(&short, &none).unwrap_err();
-        assert!(e.is_invalid_model() && e.to_string().contains("'w'") && e.to_string().contains("8 bytes"), "{e}");
+        assert!(
+            e.is_invalid_model() && e.to_string().contains("'w'") && e.to_string().contains("8 bytes"),
+            "{e}"
+        );
         assert!(constant(&tensor(1, &[1 << 40, 1 << 40]), &none).unwrap_err().is_invalid_model());
         assert!(constant(&tensor(1, &[-1]), &none).unwrap_err().is_invalid_model());
         assert!(constant(&tensor(8, &[1]), &none).unwrap_err().is_unsupported());

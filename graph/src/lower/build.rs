@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use streampool_core::op::{Constant, Copy, DType, Instr, Layout, Op, Scalar, Shape, TensorType};
 use streampool_core::Error;
+use streampool_core::op::{Constant, Copy, DType, Instr, Layout, Op, Scalar, Shape, TensorType};
 
 use super::{FoldKey, HostTensor, LNode, LResult, Lower, Source, Stop, View, evaluate, gather};
 
@@ -106,13 +106,17 @@ impl Lower<'_> {
 
     /// Evaluates a buffer that depends on constants alone.
     fn force(&mut self, buf: u32) -> LResult<Bytes> {
-        let writers: Vec<LNode> =
-            self.lir.live().filter(|(_, n)| n.outputs.iter().any(|o| o.buf == buf)).map(|(_, n)| n.clone()).collect();
+        let writers: Vec<LNode> = self
+            .lir
+            .live()
+            .filter(|(_, n)| n.outputs.iter().any(|o| o.buf == buf))
+            .map(|(_, n)| n.clone())
+            .collect();
         let ty = self.lir.bufs[buf as usize].ty.clone();
         let mut data = vec![0u8; ty.bytes()];
         for node in writers {
             let inputs = node.inputs.iter().map(|v| self.host(v)).collect::<LResult<Vec<_>>>()?;
-                        let results = if node.op == Op::Copy(Copy) {
+            let results = if node.op == Op::Copy(Copy) {
                 vec![inputs[0].data.clone()]
             } else {
                 evaluate(&node.op, &inputs)?
@@ -178,7 +182,6 @@ impl Lower<'_> {
 
     /// Emits an operation and gives its outputs.
     pub(crate) fn emit(&mut self, op: Op, inputs: &[View]) -> LResult<Vec<View>> {
-        
         let types: Vec<TensorType> = inputs.iter().map(View::ty).collect();
         let outputs = op.infer(&types)?;
         let (op, mut inputs) = scalars_into_map(self, op, inputs, &outputs);
@@ -203,7 +206,10 @@ impl Lower<'_> {
 
     /// Emits an operation with one output.
     pub(crate) fn emit1(&mut self, op: Op, inputs: &[View]) -> LResult<View> {
-        self.emit(op, inputs)?.into_iter().next().ok_or_else(|| Error::internal("an operation has no output").into())
+        self.emit(op, inputs)?
+            .into_iter()
+            .next()
+            .ok_or_else(|| Error::internal("an operation has no output").into())
     }
 
     /// Evaluates the operation now if all inputs are known and the result is not absurdly larger than they are.
@@ -244,7 +250,11 @@ impl Lower<'_> {
         if pure {
             let constants: Vec<Arc<Constant>> =
                 views.iter().filter_map(|v| self.lir.constant(v).cloned()).collect();
-            self.folded.results.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(key, constants);
+            self.folded
+                .results
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .insert(key, constants);
         }
         Ok(Some(views))
     }
@@ -305,7 +315,11 @@ impl Lower<'_> {
     pub(crate) fn concat(&mut self, parts: &[View], axis: usize) -> LResult<View> {
         let first = parts.first().ok_or_else(|| Error::invalid_model("there is nothing to concatenate"))?;
         if axis >= first.rank() {
-            return Err(Error::invalid_model(format!("axis {axis} is out of range for shape {}", first.shape())).into());
+            return Err(Error::invalid_model(format!(
+                "axis {axis} is out of range for shape {}",
+                first.shape()
+            ))
+            .into());
         }
         let mut dims = first.shape().to_vec();
         for p in &parts[1..] {
@@ -384,7 +398,9 @@ fn scalars_into_map(lower: &Lower<'_>, op: Op, inputs: &[View], outputs: &[Tenso
     let value = |v: &View| -> Option<Scalar> {
         let c = lower.lir.constant(v)?;
         // One element, however often it is repeated.
-        if v.shape().is_empty() || v.layout.shape.iter().zip(&v.layout.strides).any(|(&d, &s)| d != 1 && s != 0) {
+        if v.shape().is_empty()
+            || v.layout.shape.iter().zip(&v.layout.strides).any(|(&d, &s)| d != 1 && s != 0)
+        {
             return None;
         }
         let size = v.dtype.size();

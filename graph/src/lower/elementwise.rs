@@ -75,10 +75,6 @@ impl Expr {
         }
         self.push(Instr::Cast(dtype, a), dtype)
     }
-
-    pub(crate) fn dtype(&self, a: Reg) -> DType {
-        self.dtypes[a as usize]
-    }
 }
 
 impl Lower<'_> {

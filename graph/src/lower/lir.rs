@@ -123,7 +123,8 @@ pub(crate) struct Uses {
 impl Uses {
     pub(crate) fn of(lir: &Lir) -> Self {
         let n = lir.bufs.len();
-        let mut uses = Self { writer: vec![None; n], readers: vec![Vec::new(); n], is_output: vec![false; n] };
+        let mut uses =
+            Self { writer: vec![None; n], readers: vec![Vec::new(); n], is_output: vec![false; n] };
         let mut several = vec![false; n];
         for (i, node) in lir.live() {
             for o in &node.outputs {

@@ -56,11 +56,14 @@ pub(crate) enum Value {
     Nothing,
 }
 
+/// A constant's type and bytes.
+type Content = (TensorType, Vec<u8>);
+
 /// Results of folding that every plan of a model shares: weights after a cast, a transpose, a batch norm.
 #[derive(Debug, Default)]
 pub(crate) struct Folded {
     results: Mutex<HashMap<FoldKey, Vec<Arc<Constant>>>>,
-    small: Mutex<HashMap<(TensorType, Vec<u8>), Arc<Constant>>>,
+    small: Mutex<HashMap<Content, Arc<Constant>>>,
 }
 
 /// An operation on views of constants, by their ids.

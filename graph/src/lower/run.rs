@@ -55,7 +55,9 @@ impl Lower<'_> {
     pub(crate) fn tensor(&self, id: ValueId) -> LResult<View> {
         match self.value(id)? {
             Value::Tensor(v) => Ok(v),
-            Value::Sequence(_) => Err(Error::invalid_model("a tensor is needed, the value is a sequence").into()),
+            Value::Sequence(_) => {
+                Err(Error::invalid_model("a tensor is needed, the value is a sequence").into())
+            }
             Value::Nothing => Err(Error::invalid_model("a tensor is needed, the optional is empty").into()),
         }
     }

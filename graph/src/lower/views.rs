@@ -51,11 +51,17 @@ impl Lower<'_> {
         let mut seen = vec![false; v.rank()];
         for &p in perm {
             if p >= v.rank() || std::mem::replace(&mut seen[p], true) {
-                return Err(Error::invalid_model(format!("{perm:?} is no order of the axes of {}", v.shape())).into());
+                return Err(Error::invalid_model(format!(
+                    "{perm:?} is no order of the axes of {}",
+                    v.shape()
+                ))
+                .into());
             }
         }
         if perm.len() != v.rank() {
-            return Err(Error::invalid_model(format!("{perm:?} is no order of the axes of {}", v.shape())).into());
+            return Err(
+                Error::invalid_model(format!("{perm:?} is no order of the axes of {}", v.shape())).into()
+            );
         }
         Ok(v.with(v.layout.permute(perm)))
     }

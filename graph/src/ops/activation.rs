@@ -76,7 +76,11 @@ pub(super) const OPS: &[Operator] = &[
         let f = match n.attrs.str("approximate", "none")? {
             "none" => Unary::Gelu,
             "tanh" => Unary::GeluTanh,
-            other => return Err(Error::invalid_model(format!("approximate '{other}' is neither none nor tanh")).into()),
+            other => {
+                return Err(
+                    Error::invalid_model(format!("approximate '{other}' is neither none nor tanh")).into()
+                );
+            }
         };
         with(lo, n, |e, x| {
             e.un(f, x);
@@ -95,6 +99,7 @@ pub(super) const OPS: &[Operator] = &[
             }
         })
     }),
+    op("SwiGLU", 28, swiglu),
     op("Shrink", 9, |lo, n| {
         let lambd = f64::from(n.attrs.float("lambd", 0.5)?);
         let bias = f64::from(n.attrs.float("bias", 0.0)?);
@@ -107,6 +112,26 @@ pub(super) const OPS: &[Operator] = &[
         })
     }),
 ];
+
+/// `a * sigmoid(alpha * a) * b`.
+fn swiglu(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
+    let alpha = f64::from(n.attrs.float("alpha", 1.0)?);
+    let (a, b) = (lo.input(n, 0)?, lo.input(n, 1)?);
+    if a.ty() != b.ty() {
+        return Err(
+            Error::invalid_argument(format!("a {} and b {} should have one type", a.ty(), b.ty())).into()
+        );
+    }
+    let mut e = Expr::new();
+    let (x, y) = (e.input(&a), e.input(&b));
+    let k = e.num(x, alpha);
+    let scaled = e.mul(x, k);
+    let gate = e.un(Unary::Sigmoid, scaled);
+    let swish = e.mul(x, gate);
+    e.mul(swish, y);
+    let y = lo.map(e)?;
+    lo.set(n, 0, y)
+}
 
 fn with(lo: &mut Lower<'_>, n: &Node, f: impl FnOnce(&mut Expr, Reg)) -> LResult<()> {
     let x = lo.input(n, 0)?;

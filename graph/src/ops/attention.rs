@@ -13,10 +13,15 @@ pub(super) const OPS: &[Operator] = &[op("Attention", 23, attention), op("Rotary
 /// (batch, length, heads * size) as (batch, heads, length, size).
 pub(super) fn split_heads(lo: &mut Lower<'_>, v: &View, heads: usize) -> LResult<View> {
     let [batch, len, width] = v.shape()[..] else {
-        return Err(Error::invalid_argument(format!("{} should be (batch, length, heads * size)", v.ty())).into());
+        return Err(
+            Error::invalid_argument(format!("{} should be (batch, length, heads * size)", v.ty())).into()
+        );
     };
     if heads == 0 || !width.is_multiple_of(heads) {
-        return Err(Error::invalid_argument(format!("{width} columns cannot be divided among {heads} heads")).into());
+        return Err(Error::invalid_argument(format!(
+            "{width} columns cannot be divided among {heads} heads"
+        ))
+        .into());
     }
     let v = lo.reshape(v, vec![batch, len, heads, width / heads])?;
     lo.permute(&v, &[0, 2, 1, 3])
@@ -64,7 +69,8 @@ fn mask(lo: &mut Lower<'_>, n: &Node, q: &View, keys: usize, past: Option<usize>
         if have < keys && have != 1 {
             let mut shape = m.shape().to_vec();
             shape[m.rank() - 1] = keys - have;
-            let hidden = lo.filled(streampool_core::op::Scalar::from_f64(dtype, f64::NEG_INFINITY), &shape.into())?;
+            let hidden =
+                lo.filled(streampool_core::op::Scalar::from_f64(dtype, f64::NEG_INFINITY), &shape.into())?;
             m = lo.concat(&[m.clone(), hidden], m.rank() - 1)?;
         }
         bias = Some(m);
@@ -127,7 +133,8 @@ fn mask(lo: &mut Lower<'_>, n: &Node, q: &View, keys: usize, past: Option<usize>
 }
 
 fn heads(n: &Node, name: &str) -> LResult<usize> {
-    Ok(usize::try_from(n.attrs.required_int(name)?).map_err(|_| Error::invalid_model(format!("{name} is negative")))?)
+    Ok(usize::try_from(n.attrs.required_int(name)?)
+        .map_err(|_| Error::invalid_model(format!("{name} is negative")))?)
 }
 
 fn attention(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
@@ -166,7 +173,12 @@ fn attention(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
     let precision = n.attrs.int("softmax_precision", 0)?;
     let wants_scores = n.has_output(3);
     let mut y = if softcap == 0.0 && !wants_scores && precision == 0 && q.dtype != DType::F64 {
-        let op = Attention { scale: F32::new(scale), causal: false, mask: mask.bias.is_some(), merge_heads: false };
+        let op = Attention {
+            scale: F32::new(scale),
+            causal: false,
+            mask: mask.bias.is_some(),
+            merge_heads: false,
+        };
         let mut operands = vec![unit_last(lo, &q)?, unit_last(lo, &k)?, unit_last(lo, &v)?];
         operands.extend(mask.bias.clone());
         let y = lo.emit1(Op::Attention(op), &operands)?;
@@ -182,7 +194,11 @@ fn attention(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
 
 /// The view, or a copy whose last axis has stride 1.
 fn unit_last(lo: &mut Lower<'_>, v: &View) -> LResult<View> {
-    if v.layout.strides.last() == Some(&1) || v.shape().last() == Some(&1) { Ok(v.clone()) } else { lo.contiguous(v) }
+    if v.layout.strides.last() == Some(&1) || v.shape().last() == Some(&1) {
+        Ok(v.clone())
+    } else {
+        lo.contiguous(v)
+    }
 }
 
 /// Rows that see no key at all are zero.
@@ -214,7 +230,11 @@ fn composed(
 ) -> LResult<View> {
     let groups = k.shape()[1];
     if groups == 0 || !q.shape()[1].is_multiple_of(groups) {
-        return Err(Error::invalid_argument(format!("{} query heads do not share {groups} key heads", q.shape()[1])).into());
+        return Err(Error::invalid_argument(format!(
+            "{} query heads do not share {groups} key heads",
+            q.shape()[1]
+        ))
+        .into());
     }
     let times = q.shape()[1] / groups;
     let (k, v) = (repeat_heads(lo, k, times)?, repeat_heads(lo, v, times)?);
@@ -271,7 +291,12 @@ fn rotary(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
     let turned = match usize::try_from(n.attrs.int("rotary_embedding_dim", 0)?).unwrap_or(0) {
         0 => size,
         d if d <= size && d % 2 == 0 => d,
-        d => return Err(Error::invalid_model(format!("rotary_embedding_dim {d} does not fit a head of {size}")).into()),
+        d => {
+            return Err(Error::invalid_model(format!(
+                "rotary_embedding_dim {d} does not fit a head of {size}"
+            ))
+            .into());
+        }
     };
     let half = turned / 2;
     let (batch, len) = (v.shape()[0], v.shape()[1]);
@@ -281,8 +306,14 @@ fn rotary(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
             None => t,
         };
         let t = if t.rank() == 2 { lo.unsqueeze(&t, &[0])? } else { t };
-        if t.rank() != 3 || t.shape()[2] < half || t.shape()[1] < len || (t.shape()[0] != batch && t.shape()[0] != 1) {
-            return Err(Error::invalid_argument(format!("the cache {} does not fit x {}", t.ty(), x.ty())).into());
+        if t.rank() != 3
+            || t.shape()[2] < half
+            || t.shape()[1] < len
+            || (t.shape()[0] != batch && t.shape()[0] != 1)
+        {
+            return Err(
+                Error::invalid_argument(format!("the cache {} does not fit x {}", t.ty(), x.ty())).into()
+            );
         }
         let t = lo.slice(&t, 2, 0, half, 1);
         lo.unsqueeze(&t, &[2])

@@ -1,7 +1,7 @@
 //! BatchNormalization: one multiply and one add per element, with the factors folded when the statistics are constant.
 
 use streampool_core::Error;
-use streampool_core::op::{DType, Reduce, ReduceKind, Op, Unary};
+use streampool_core::op::{DType, Op, Reduce, ReduceKind, Unary};
 
 use super::{Operator, op};
 use crate::ir::Node;
@@ -29,14 +29,15 @@ fn batch_norm(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
         let momentum = f64::from(n.attrs.float("momentum", 0.9)?);
         let axes: Vec<usize> = (0..rank).filter(|&a| a != 1).collect();
         let reduce = |kind| Op::Reduce(Reduce { kind, axes: axes.clone(), keep_dims: true });
-        let now_mean = lo.emit1(reduce(ReduceKind::Mean), &[x.clone()])?;
+        let now_mean = lo.emit1(reduce(ReduceKind::Mean), std::slice::from_ref(&x))?;
         let mut e = Expr::new();
         let (a, m) = (e.input(&x), e.input(&now_mean));
         let d = e.sub(a, m);
         e.mul(d, d);
         let squares = lo.map(e)?;
         let now_var = lo.emit1(reduce(ReduceKind::Mean), &[squares])?;
-        let (now_mean, now_var) = (lo.reshape(&now_mean, mean.shape().clone())?, lo.reshape(&now_var, var.shape().clone())?);
+        let (now_mean, now_var) =
+            (lo.reshape(&now_mean, mean.shape().clone())?, lo.reshape(&now_var, var.shape().clone())?);
         for (i, (old, new)) in [(&mean, &now_mean), (&var, &now_var)].into_iter().enumerate() {
             let mut e = Expr::new();
             let (a, b) = (e.input(old), e.input(new));

@@ -48,9 +48,12 @@ fn modulo(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
 fn prelu(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
     let (x, slope) = (lo.input(n, 0)?, lo.input(n, 1)?);
     if x.shape().broadcast(slope.shape()).ok().as_ref() != Some(x.shape()) {
-        return Err(
-            Error::invalid_argument(format!("slope {} does not broadcast to {}", slope.shape(), x.shape())).into()
-        );
+        return Err(Error::invalid_argument(format!(
+            "slope {} does not broadcast to {}",
+            slope.shape(),
+            x.shape()
+        ))
+        .into());
     }
     let mut e = Expr::new();
     let (a, s) = (e.input(&x), e.input(&slope));

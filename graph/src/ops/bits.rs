@@ -25,7 +25,9 @@ fn shift(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
     let f = match n.attrs.str("direction", "")? {
         "LEFT" => Binary::Shl,
         "RIGHT" => Binary::Shr,
-        other => return Err(Error::invalid_model(format!("direction '{other}' is neither LEFT nor RIGHT")).into()),
+        other => {
+            return Err(Error::invalid_model(format!("direction '{other}' is neither LEFT nor RIGHT")).into());
+        }
     };
     let mut e = Expr::new();
     let (x, y) = (e.input(&a), e.input(&b));

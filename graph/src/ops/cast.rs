@@ -24,13 +24,19 @@ pub(super) const OPS: &[Operator] = &[
 
 fn target(n: &Node) -> LResult<DType> {
     let code = n.attrs.required_int("to")?;
-    Ok(dtype_of(i32::try_from(code).map_err(|_| Error::invalid_model(format!("there is no element type {code}")))?)?)
+    Ok(dtype_of(
+        i32::try_from(code).map_err(|_| Error::invalid_model(format!("there is no element type {code}")))?,
+    )?)
 }
 
 /// The same bytes under another dtype of the same size.
 fn bit_cast(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
     let to = target(n)?;
     let x = lo.input(n, 0)?;
+    if x.dtype == to || (x.dtype == DType::Bool && matches!(to, DType::U8 | DType::I8)) {
+        let y = lo.cast(&x, to)?;
+        return lo.set(n, 0, y);
+    }
     if x.dtype.size() != to.size() || to == DType::Bool || x.dtype == DType::Bool {
         return Err(Error::unsupported(format!("BitCast from {} to {to} is not supported", x.dtype)).into());
     }

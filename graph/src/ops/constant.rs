@@ -20,7 +20,10 @@ fn constant(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
             lo.floats_constant(DType::F32, &v, vec![v.len()])
         }
         Some((name, other)) => {
-            return Err(Error::unsupported(format!("a constant given by {name} ({other:?}) is not supported")).into());
+            return Err(Error::unsupported(format!(
+                "a constant given by {name} ({other:?}) is not supported"
+            ))
+            .into());
         }
         None => return Err(Error::invalid_model("Constant without a value").into()),
     };
@@ -31,7 +34,10 @@ fn constant(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
 pub(super) fn shape_from(list: &[i64]) -> LResult<Shape> {
     let shape: Shape = list
         .iter()
-        .map(|&d| usize::try_from(d).map_err(|_| Error::invalid_argument(format!("shape {list:?} has the negative {d}"))))
+        .map(|&d| {
+            usize::try_from(d)
+                .map_err(|_| Error::invalid_argument(format!("shape {list:?} has the negative {d}")))
+        })
         .collect::<Result<_, _>>()?;
     shape.checked_len()?;
     Ok(shape)

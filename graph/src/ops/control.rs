@@ -135,7 +135,9 @@ fn scan(lo: &mut Lower<'_>, n: &Node, batched: bool) -> LResult<()> {
     };
     let scanned = usize::try_from(n.attrs.required_int("num_scan_inputs")?).unwrap_or(0);
     if scanned == 0 || scanned > inputs.len() || graph.inputs.len() != inputs.len() {
-        return Err(Error::invalid_model("num_scan_inputs and the body's inputs do not fit the node's").into());
+        return Err(
+            Error::invalid_model("num_scan_inputs and the body's inputs do not fit the node's").into()
+        );
     }
     let states = inputs.len() - scanned;
     if graph.outputs.len() < states {
@@ -155,7 +157,11 @@ fn scan(lo: &mut Lower<'_>, n: &Node, batched: bool) -> LResult<()> {
         let mut sample = Vec::new();
         for v in &inputs {
             if v.rank() == 0 || v.shape()[0] != batch {
-                return Err(Error::invalid_argument(format!("{} should have the batch of {batch} first", v.ty())).into());
+                return Err(Error::invalid_argument(format!(
+                    "{} should have the batch of {batch} first",
+                    v.ty()
+                ))
+                .into());
             }
             let row = lo.slice(v, 0, b, 1, 1);
             sample.push(lo.squeeze(&row, &[0])?);

@@ -27,7 +27,8 @@ pub(super) fn emit(lo: &mut Lower<'_>, n: &Node, x: &View, w: &View, b: Option<V
         .into());
     }
     let window = Window::new(n, &x.shape()[2..], Some(&w.shape()[2..]))?;
-    let groups = usize::try_from(n.attrs.int("group", 1)?).map_err(|_| Error::invalid_model("group is negative"))?;
+    let groups =
+        usize::try_from(n.attrs.int("group", 1)?).map_err(|_| Error::invalid_model("group is negative"))?;
     let op = Conv {
         strides: window.strides,
         dilations: window.dilations,

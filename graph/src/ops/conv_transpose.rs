@@ -13,7 +13,12 @@ pub(super) const OPS: &[Operator] = &[op("ConvTranspose", 1, conv_transpose)];
 fn conv_transpose(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
     let (x, w, b) = (lo.input(n, 0)?, lo.input(n, 1)?, lo.optional(n, 2)?);
     if x.rank() < 3 || w.rank() != x.rank() {
-        return Err(Error::invalid_argument(format!("x {} and weight {} should have spatial axes", x.ty(), w.ty())).into());
+        return Err(Error::invalid_argument(format!(
+            "x {} and weight {} should have spatial axes",
+            x.ty(),
+            w.ty()
+        ))
+        .into());
     }
     let axes = x.rank() - 2;
     let (input, kernel) = (&x.shape()[2..], &w.shape()[2..]);
@@ -30,8 +35,12 @@ fn conv_transpose(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
                 .map(|&v| usize::try_from(v).map_err(|_| Error::invalid_model("output_shape is negative")))
                 .collect::<Result<_, _>>()?,
         ),
-        Some(s) => return Err(Error::invalid_model(format!("output_shape {s:?} should have {axes} entries")).into()),
-        None if auto.starts_with("SAME") => Some((0..axes).map(|i| input[i].saturating_mul(strides[i])).collect()),
+        Some(s) => {
+            return Err(Error::invalid_model(format!("output_shape {s:?} should have {axes} entries")).into());
+        }
+        None if auto.starts_with("SAME") => {
+            Some((0..axes).map(|i| input[i].saturating_mul(strides[i])).collect())
+        }
         None => None,
     };
     match wanted {
@@ -43,7 +52,8 @@ fn conv_transpose(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
                     .and_then(|v| v.checked_add(output_padding[i]))
                     .and_then(|v| isize::try_from(v).ok())
                     .ok_or_else(|| Error::invalid_model("the output is too long"))?;
-                let out = isize::try_from(out[i]).map_err(|_| Error::invalid_model("the output is too long"))?;
+                let out =
+                    isize::try_from(out[i]).map_err(|_| Error::invalid_model("the output is too long"))?;
                 let total = (full - out).max(0);
                 // A wanted length beyond the natural one is padded at the end.
                 let extra = (out - full).max(0);
@@ -58,7 +68,11 @@ fn conv_transpose(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
             let pads = n.attrs.ints("pads")?.unwrap_or(&[]);
             if !pads.is_empty() {
                 if pads.len() != 2 * axes {
-                    return Err(Error::invalid_model(format!("pads {pads:?} should have {} entries", 2 * axes)).into());
+                    return Err(Error::invalid_model(format!(
+                        "pads {pads:?} should have {} entries",
+                        2 * axes
+                    ))
+                    .into());
                 }
                 for i in 0..axes {
                     before[i] = pads[i] as isize;
@@ -67,7 +81,8 @@ fn conv_transpose(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
             }
         }
     }
-    let groups = usize::try_from(n.attrs.int("group", 1)?).map_err(|_| Error::invalid_model("group is negative"))?;
+    let groups =
+        usize::try_from(n.attrs.int("group", 1)?).map_err(|_| Error::invalid_model("group is negative"))?;
     let op = ConvTranspose {
         strides,
         dilations,

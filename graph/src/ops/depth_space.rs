@@ -6,13 +6,18 @@ use super::{Operator, op};
 use crate::ir::Node;
 use crate::lower::{LResult, Lower, View};
 
-pub(super) const OPS: &[Operator] = &[op("DepthToSpace", 1, depth_to_space), op("SpaceToDepth", 1, space_to_depth)];
+pub(super) const OPS: &[Operator] =
+    &[op("DepthToSpace", 1, depth_to_space), op("SpaceToDepth", 1, space_to_depth)];
 
 fn image(lo: &mut Lower<'_>, n: &Node) -> LResult<(View, usize)> {
     let x = lo.input(n, 0)?;
     let block = usize::try_from(n.attrs.required_int("blocksize")?).unwrap_or(0);
     if x.rank() != 4 || block == 0 {
-        return Err(Error::invalid_argument(format!("x {} should have rank 4 and blocksize {block} be positive", x.ty())).into());
+        return Err(Error::invalid_argument(format!(
+            "x {} should have rank 4 and blocksize {block} be positive",
+            x.ty()
+        ))
+        .into());
     }
     Ok((x, block))
 }
@@ -21,7 +26,10 @@ fn depth_to_space(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
     let (x, b) = image(lo, n)?;
     let [batch, c, h, w] = [0, 1, 2, 3].map(|i| x.shape()[i]);
     if !c.is_multiple_of(b.saturating_mul(b)) {
-        return Err(Error::invalid_argument(format!("{c} channels are no multiple of blocksize {b} squared")).into());
+        return Err(Error::invalid_argument(format!(
+            "{c} channels are no multiple of blocksize {b} squared"
+        ))
+        .into());
     }
     let out = c / (b * b);
     let parts = match n.attrs.str("mode", "DCR")? {

@@ -19,7 +19,10 @@ fn dropout(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
             None => 0.5,
         };
         if ratio != 0.0 {
-            return Err(Error::unsupported("Dropout in training mode is not supported; export for inference").into());
+            return Err(Error::unsupported(
+                "Dropout in training mode is not supported; export for inference",
+            )
+            .into());
         }
     }
     if n.has_output(1) {

@@ -46,8 +46,8 @@ fn gather_elements(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
 
 fn gather_nd(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
     let (data, indices) = (lo.input(n, 0)?, lo.input(n, 1)?);
-    let batch_dims =
-        usize::try_from(n.attrs.int("batch_dims", 0)?).map_err(|_| Error::invalid_model("batch_dims is negative"))?;
+    let batch_dims = usize::try_from(n.attrs.int("batch_dims", 0)?)
+        .map_err(|_| Error::invalid_model("batch_dims is negative"))?;
     let y = lo.emit1(Op::GatherNd(GatherNd { batch_dims }), &[data, indices])?;
     lo.set(n, 0, y)
 }
@@ -55,7 +55,8 @@ fn gather_nd(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
 /// The first `lens[b]` elements of each sample are reversed: a gather with indices known at plan time.
 fn reverse_sequence(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
     let (x, lens) = (lo.input(n, 0)?, lo.input(n, 1)?);
-    let (time, batch) = (axis(n.attrs.int("time_axis", 0)?, x.rank())?, axis(n.attrs.int("batch_axis", 1)?, x.rank())?);
+    let (time, batch) =
+        (axis(n.attrs.int("time_axis", 0)?, x.rank())?, axis(n.attrs.int("batch_axis", 1)?, x.rank())?);
     let lens = lo.ints(&lens)?;
     if time + batch != 1 || lens.len() != x.shape()[batch] {
         return Err(Error::invalid_argument(format!(
@@ -72,7 +73,10 @@ fn reverse_sequence(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
         for j in 0..cols {
             let (t, b) = if time == 0 { (i, j) } else { (j, i) };
             let len = usize::try_from(lens[b]).ok().filter(|&l| l <= steps).ok_or_else(|| {
-                Error::invalid_argument(format!("a sequence length of {} does not fit {steps} steps", lens[b]))
+                Error::invalid_argument(format!(
+                    "a sequence length of {} does not fit {steps} steps",
+                    lens[b]
+                ))
             })?;
             let from = if t < len { len - 1 - t } else { t };
             indices.push((if time == 0 { from * cols + b } else { b * cols + from }) as i64);

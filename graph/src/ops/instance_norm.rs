@@ -27,7 +27,11 @@ fn group_norm(lo: &mut Lower<'_>, n: &Node, per_channel: bool) -> LResult<()> {
     let x = lo.input(n, 0)?;
     let groups = usize::try_from(n.attrs.required_int("num_groups")?).unwrap_or(0);
     if x.rank() < 2 || groups == 0 || !x.shape()[1].is_multiple_of(groups) {
-        return Err(Error::invalid_argument(format!("the channels of x {} cannot be divided into {groups} groups", x.ty())).into());
+        return Err(Error::invalid_argument(format!(
+            "the channels of x {} cannot be divided into {groups} groups",
+            x.ty()
+        ))
+        .into());
     }
     grouped(lo, n, &x, groups, per_channel)
 }
@@ -45,7 +49,7 @@ fn grouped(lo: &mut Lower<'_>, n: &Node, x: &View, groups: usize, scale_per_chan
             *v = lo.reshape(&wide, vec![channels])?;
         }
     }
-    let inner = if batch * groups == 0 { 0 } else { x.shape().len() / (batch * groups) };
+    let inner = x.shape().len().checked_div(batch * groups).unwrap_or(0);
     let rows = lo.reshape(x, vec![batch, groups, inner])?;
     let op = LayerNorm { axis: 2, epsilon, rms: false, scale: false, bias: false, residual: false };
     let y = lo.emit1(Op::LayerNorm(op), &[rows])?;

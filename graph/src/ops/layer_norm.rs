@@ -47,8 +47,9 @@ pub(super) fn norm(
     let dtype = scale.as_ref().map_or(x.dtype, |s| s.dtype);
     let same = |v: &Option<View>| v.as_ref().is_none_or(|v| v.dtype == x.dtype && fits(v, x, axis));
     let fused = same(&scale) && same(&bias);
-    let flags = fused.then_some((scale.is_some(), bias.is_some())).unwrap_or_default();
-    let op = LayerNorm { axis, epsilon: F32::new(epsilon), rms, scale: flags.0, bias: flags.1, residual: false };
+    let flags = if fused { (scale.is_some(), bias.is_some()) } else { (false, false) };
+    let op =
+        LayerNorm { axis, epsilon: F32::new(epsilon), rms, scale: flags.0, bias: flags.1, residual: false };
     let mut operands = vec![x.clone()];
     if fused {
         operands.extend(scale.into_iter().chain(bias));

@@ -27,11 +27,20 @@ fn loss(lo: &mut Lower<'_>, n: &Node, log: &View) -> LResult<View> {
     let target = lo.input(n, 1)?;
     let mut expected = log.shape().to_vec();
     if expected.len() < 2 {
-        return Err(Error::invalid_argument(format!("the scores {} should be (batch, classes, ...)", log.ty())).into());
+        return Err(Error::invalid_argument(format!(
+            "the scores {} should be (batch, classes, ...)",
+            log.ty()
+        ))
+        .into());
     }
     expected.remove(1);
     if target.shape()[..] != expected[..] {
-        return Err(Error::invalid_argument(format!("targets {} do not fit scores {}", target.ty(), log.ty())).into());
+        return Err(Error::invalid_argument(format!(
+            "targets {} do not fit scores {}",
+            target.ty(),
+            log.ty()
+        ))
+        .into());
     }
     // Ignored targets may be out of range: they read class 0 with weight 0.
     let (safe, valid) = match n.attrs.int_opt("ignore_index")? {

@@ -13,9 +13,14 @@ fn lrn(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
     let x = lo.input(n, 0)?;
     let size = usize::try_from(n.attrs.required_int("size")?).unwrap_or(0);
     if x.rank() < 2 || size == 0 || size > 1 << 20 {
-        return Err(Error::invalid_argument(format!("size {size} over the channels of x {} is impossible", x.ty())).into());
+        return Err(Error::invalid_argument(format!(
+            "size {size} over the channels of x {} is impossible",
+            x.ty()
+        ))
+        .into());
     }
-    let (alpha, beta, bias) = (n.attrs.float("alpha", 1e-4)?, n.attrs.float("beta", 0.75)?, n.attrs.float("bias", 1.0)?);
+    let (alpha, beta, bias) =
+        (n.attrs.float("alpha", 1e-4)?, n.attrs.float("beta", 0.75)?, n.attrs.float("bias", 1.0)?);
     let (batch, channels) = (x.shape()[0], x.shape()[1]);
     let inner = x.shape()[2..].iter().product();
     let squares = lo.map1(&x, |e, x| {
@@ -35,7 +40,8 @@ fn lrn(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
     let mean = lo.reshape(&mean, x.shape().clone())?;
     let mut e = Expr::new();
     let (a, m) = (e.input(&x), e.input(&mean));
-    let (alpha, beta, bias) = (e.num(a, f64::from(alpha)), e.num(a, f64::from(beta)), e.num(a, f64::from(bias)));
+    let (alpha, beta, bias) =
+        (e.num(a, f64::from(alpha)), e.num(a, f64::from(beta)), e.num(a, f64::from(bias)));
     let scaled = e.mul(m, alpha);
     let base = e.add(scaled, bias);
     let d = e.bin(Binary::Pow, base, beta);

@@ -18,7 +18,11 @@ fn matmul(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
 pub(super) fn product(lo: &mut Lower<'_>, a: &View, b: &View) -> LResult<View> {
     let (ra, rb) = (a.rank(), b.rank());
     let rows: usize = a.shape()[..ra - 1].iter().product();
-    if rb == 2 && ra > 2 && a.shape()[ra - 1] == b.shape()[0] && a.layout.reshape(&vec![rows, a.shape()[ra - 1]].into()).is_some() {
+    if rb == 2
+        && ra > 2
+        && a.shape()[ra - 1] == b.shape()[0]
+        && a.layout.reshape(&vec![rows, a.shape()[ra - 1]].into()).is_some()
+    {
         let flat = lo.reshape(a, vec![rows, a.shape()[ra - 1]])?;
         let y = lo.emit1(Op::MatMul(MatMul::default()), &[flat, b.clone()])?;
         let mut shape = a.shape()[..ra - 1].to_vec();
@@ -36,7 +40,12 @@ pub(super) fn numpy(
     product: impl FnOnce(&mut Lower<'_>, View, View) -> LResult<View>,
 ) -> LResult<View> {
     if a.rank() == 0 || b.rank() == 0 {
-        return Err(streampool_core::Error::invalid_argument(format!("{} @ {}: a scalar has no product of matrices", a.ty(), b.ty())).into());
+        return Err(streampool_core::Error::invalid_argument(format!(
+            "{} @ {}: a scalar has no product of matrices",
+            a.ty(),
+            b.ty()
+        ))
+        .into());
     }
     let left = if a.rank() == 1 { lo.unsqueeze(a, &[0])? } else { a.clone() };
     let right = if b.rank() == 1 { lo.unsqueeze(b, &[1])? } else { b.clone() };
@@ -59,7 +68,13 @@ fn integer(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
 }
 
 /// The product of i8 or u8 tensors less their zero points, in i32.
-pub(super) fn product_integer(lo: &mut Lower<'_>, a: &View, b: &View, za: Option<View>, zb: Option<View>) -> LResult<View> {
+pub(super) fn product_integer(
+    lo: &mut Lower<'_>,
+    a: &View,
+    b: &View,
+    za: Option<View>,
+    zb: Option<View>,
+) -> LResult<View> {
     let op = Op::MatMulInteger(MatMulInteger { a_zero: za.is_some(), b_zero: zb.is_some() });
     numpy(lo, a, b, |lo, a, b| {
         let operands: Vec<View> = [Some(a), Some(b), za, zb].into_iter().flatten().collect();

@@ -1,13 +1,17 @@
 //! ONNX's operators, one file for each or for a small family. Each file lists its own in `OPS`; [`find`] is the only look-up.
 
 mod activation;
+mod affine_grid;
 mod arg;
 mod attention;
 mod batch_norm;
 mod binary;
 mod bits;
 mod cast;
+mod causal_conv;
+mod center_crop;
 mod clip;
+mod col2im;
 mod compare;
 mod compress;
 mod concat;
@@ -18,20 +22,25 @@ mod conv_integer;
 mod conv_transpose;
 mod cumulative;
 mod depth_space;
+mod dft;
 mod dropout;
 mod einsum;
 mod expand;
 mod eye;
+mod flex_attention;
 mod gather;
 mod gemm;
+mod grid_sample;
 mod identity;
 mod instance_norm;
 mod layer_norm;
 mod linalg;
+mod linear_attention;
 mod logic;
 mod loss;
 mod lrn;
 mod matmul;
+mod nms;
 mod one_hot;
 mod pad;
 mod pool;
@@ -50,6 +59,7 @@ mod softmax;
 mod spatial;
 mod split;
 mod squeeze;
+mod tensor_scatter;
 mod tile;
 mod topk;
 mod transpose;
@@ -88,13 +98,17 @@ const fn op(name: &'static str, since: i64, lower: Handler) -> Operator {
 
 const FAMILIES: &[&[Operator]] = &[
     activation::OPS,
+    affine_grid::OPS,
     arg::OPS,
     attention::OPS,
     batch_norm::OPS,
     binary::OPS,
     bits::OPS,
     cast::OPS,
+    causal_conv::OPS,
+    center_crop::OPS,
     clip::OPS,
+    col2im::OPS,
     compare::OPS,
     compress::OPS,
     concat::OPS,
@@ -105,20 +119,25 @@ const FAMILIES: &[&[Operator]] = &[
     conv_transpose::OPS,
     cumulative::OPS,
     depth_space::OPS,
+    dft::OPS,
     dropout::OPS,
     einsum::OPS,
     expand::OPS,
     eye::OPS,
+    flex_attention::OPS,
     gather::OPS,
     gemm::OPS,
+    grid_sample::OPS,
     identity::OPS,
     instance_norm::OPS,
     layer_norm::OPS,
     linalg::OPS,
+    linear_attention::OPS,
     logic::OPS,
     loss::OPS,
     lrn::OPS,
     matmul::OPS,
+    nms::OPS,
     one_hot::OPS,
     pad::OPS,
     pool::OPS,
@@ -136,6 +155,7 @@ const FAMILIES: &[&[Operator]] = &[
     softmax::OPS,
     split::OPS,
     squeeze::OPS,
+    tensor_scatter::OPS,
     tile::OPS,
     topk::OPS,
     transpose::OPS,

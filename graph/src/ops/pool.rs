@@ -1,7 +1,9 @@
 //! Pooling: MaxPool, AveragePool, LpPool, their global forms, MaxUnpool.
 
 use streampool_core::Error;
-use streampool_core::op::{Binary, Op, OnScatter, Pool, PoolKind, Reduce, ReduceKind, Scalar, ScatterElements, Unary};
+use streampool_core::op::{
+    Binary, OnScatter, Op, Pad, PadMode, Pool, PoolKind, Reduce, ReduceKind, Scalar, ScatterElements, Unary,
+};
 
 use super::spatial::Window;
 use super::{Operator, op};
@@ -32,7 +34,11 @@ fn max_pool(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
 fn pool(lo: &mut Lower<'_>, n: &Node, kind: PoolKind) -> LResult<()> {
     let x = lo.input(n, 0)?;
     if x.rank() < 3 {
-        return Err(Error::invalid_argument(format!("x {} should be (batch, channels, spatial axes...)", x.ty())).into());
+        return Err(Error::invalid_argument(format!(
+            "x {} should be (batch, channels, spatial axes...)",
+            x.ty()
+        ))
+        .into());
     }
     let w = Window::new(n, &x.shape()[2..], None)?;
     let ceil = n.attrs.flag("ceil_mode", false)?;
@@ -76,7 +82,11 @@ fn global_lp(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
 fn unpool(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
     let (x, indices, given) = (lo.input(n, 0)?, lo.input(n, 1)?, lo.optional(n, 2)?);
     if x.rank() < 3 {
-        return Err(Error::invalid_argument(format!("x {} should be (batch, channels, spatial axes...)", x.ty())).into());
+        return Err(Error::invalid_argument(format!(
+            "x {} should be (batch, channels, spatial axes...)",
+            x.ty()
+        ))
+        .into());
     }
     let w = Window::new(n, &x.shape()[2..], None)?;
     let mut inner = x.shape()[..2].to_vec();
@@ -88,22 +98,26 @@ fn unpool(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
             .ok_or_else(|| Error::invalid_model("the unpooled length is impossible"))?;
         inner.push(len);
     }
-    // Positions count in the shape that the pooling saw; with `output_shape` they count in that.
-    let shape = match given {
-        Some(g) => lo
-            .ints(&g)?
-            .into_iter()
-            .map(|d| usize::try_from(d).map_err(|_| Error::invalid_model("output_shape is negative")))
-            .collect::<Result<Vec<_>, _>>()?,
-        None => inner,
-    };
-    let shape = streampool_core::op::Shape::from(shape);
+    let shape = streampool_core::op::Shape::from(inner);
     let total = shape.checked_len()?;
     let zero = lo.filled(Scalar::from_f64(x.dtype, 0.0), &vec![total].into())?;
     let zero = lo.contiguous(&zero)?;
-    let (flat_at, flat) = (lo.reshape(&indices, vec![indices.shape().len()])?, lo.reshape(&x, vec![x.shape().len()])?);
+    let (flat_at, flat) =
+        (lo.reshape(&indices, vec![indices.shape().len()])?, lo.reshape(&x, vec![x.shape().len()])?);
     let op = Op::ScatterElements(ScatterElements { axis: 0, reduction: OnScatter::Replace });
     let y = lo.emit1(op, &[zero, flat_at, flat])?;
-    let y = lo.reshape(&y, shape)?;
+    let mut y = lo.reshape(&y, shape.clone())?;
+    if let Some(given) = given {
+        // Positions count in the shape that the pooling saw; the rest of a larger output stays zero.
+        let wanted = super::constant::shape_from(&lo.ints(&given)?)?;
+        if wanted.rank() != shape.rank() || wanted.iter().zip(shape.iter()).any(|(w, s)| w < s) {
+            return Err(
+                Error::invalid_argument(format!("output_shape {wanted} is smaller than {shape}")).into()
+            );
+        }
+        let after = wanted.iter().zip(shape.iter()).map(|(w, s)| (w - s) as isize).collect();
+        let mode = PadMode::Constant(Scalar::from_f64(x.dtype, 0.0));
+        y = lo.emit1(Op::Pad(Pad { mode, before: vec![0; shape.rank()], after }), &[y])?;
+    }
     lo.set(n, 0, y)
 }

@@ -29,12 +29,21 @@ fn limits(dtype: DType) -> LResult<(f64, f64)> {
     match dtype {
         DType::U8 => Ok((0.0, 255.0)),
         DType::I8 => Ok((-128.0, 127.0)),
-        other => Err(Error::unsupported(format!("quantisation to {other} is not supported, there are int8 and uint8")).into()),
+        other => Err(Error::unsupported(format!(
+            "quantisation to {other} is not supported, there are int8 and uint8"
+        ))
+        .into()),
     }
 }
 
 /// `saturate(round(x / scale) + zero)`, halves to even.
-pub(super) fn quantize(lo: &mut Lower<'_>, x: &View, scale: &View, zero: Option<&View>, to: DType) -> LResult<View> {
+pub(super) fn quantize(
+    lo: &mut Lower<'_>,
+    x: &View,
+    scale: &View,
+    zero: Option<&View>,
+    to: DType,
+) -> LResult<View> {
     let (low, high) = limits(to)?;
     let mut e = Expr::new();
     let v = e.input(x);
@@ -67,7 +76,12 @@ fn spread(lo: &mut Lower<'_>, n: &Node, x: &View, v: &View) -> LResult<View> {
     }
     let block = usize::try_from(block).map_err(|_| Error::invalid_model("block_size is negative"))?;
     if v.rank() != x.rank() || v.shape()[at].saturating_mul(block) < x.shape()[at] {
-        return Err(Error::invalid_argument(format!("scale {} does not fit x {} in blocks of {block}", v.ty(), x.ty())).into());
+        return Err(Error::invalid_argument(format!(
+            "scale {} does not fit x {} in blocks of {block}",
+            v.ty(),
+            x.ty()
+        ))
+        .into());
     }
     let one = lo.unsqueeze(v, &[at + 1])?;
     let mut shape = one.shape().to_vec();

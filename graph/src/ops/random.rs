@@ -18,11 +18,17 @@ pub(super) const OPS: &[Operator] = &[
 ];
 
 fn normal(n: &Node) -> LResult<Distribution> {
-    Ok(Distribution::Normal { mean: F32::new(n.attrs.float("mean", 0.0)?), std: F32::new(n.attrs.float("scale", 1.0)?) })
+    Ok(Distribution::Normal {
+        mean: F32::new(n.attrs.float("mean", 0.0)?),
+        std: F32::new(n.attrs.float("scale", 1.0)?),
+    })
 }
 
 fn uniform(n: &Node) -> LResult<Distribution> {
-    Ok(Distribution::Uniform { low: F32::new(n.attrs.float("low", 0.0)?), high: F32::new(n.attrs.float("high", 1.0)?) })
+    Ok(Distribution::Uniform {
+        low: F32::new(n.attrs.float("low", 0.0)?),
+        high: F32::new(n.attrs.float("high", 1.0)?),
+    })
 }
 
 fn dtype(n: &Node, default: DType) -> LResult<DType> {
@@ -32,7 +38,13 @@ fn dtype(n: &Node, default: DType) -> LResult<DType> {
     })
 }
 
-fn emit(lo: &mut Lower<'_>, n: &Node, distribution: Distribution, dtype: DType, shape: Shape) -> LResult<View> {
+fn emit(
+    lo: &mut Lower<'_>,
+    n: &Node,
+    distribution: Distribution,
+    dtype: DType,
+    shape: Shape,
+) -> LResult<View> {
     let seed = match n.attrs.float_opt("seed")? {
         Some(s) => i64::from(s.to_bits()),
         None => {

@@ -30,7 +30,11 @@ fn activations(n: &Node, cell: Cell, directions: usize) -> LResult<Vec<A>> {
         return Ok(one.iter().copied().cycle().take(wanted).collect());
     };
     if names.len() != wanted {
-        return Err(Error::invalid_model(format!("{} activations are given, {wanted} are needed", names.len())).into());
+        return Err(Error::invalid_model(format!(
+            "{} activations are given, {wanted} are needed",
+            names.len()
+        ))
+        .into());
     }
     let (alphas, betas) = (n.attrs.floats_opt("activation_alpha")?, n.attrs.floats_opt("activation_beta")?);
     // Values are taken in order by the functions that have such a parameter.
@@ -55,7 +59,9 @@ fn activations(n: &Node, cell: Cell, directions: usize) -> LResult<Vec<A>> {
                 b"scaledtanh" => A::ScaledTanh(alpha(1.0), beta(1.0)),
                 other => {
                     let name = String::from_utf8_lossy(other).into_owned();
-                    return Err(Error::unsupported(format!("the activation '{name}' is not supported")).into());
+                    return Err(
+                        Error::unsupported(format!("the activation '{name}' is not supported")).into()
+                    );
                 }
             })
         })
@@ -78,7 +84,11 @@ fn recurrent(lo: &mut Lower<'_>, n: &Node, cell: Cell) -> LResult<()> {
     let x = swap(lo, x)?;
     let (w, r) = (lo.input(n, 1)?, lo.input(n, 2)?);
     if r.rank() != 3 {
-        return Err(Error::invalid_argument(format!("r {} should be (directions, gates * hidden, hidden)", r.ty())).into());
+        return Err(Error::invalid_argument(format!(
+            "r {} should be (directions, gates * hidden, hidden)",
+            r.ty()
+        ))
+        .into());
     }
     let hidden = match n.attrs.int_opt("hidden_size")? {
         Some(&h) => usize::try_from(h).map_err(|_| Error::invalid_model("hidden_size is negative"))?,
@@ -109,8 +119,10 @@ fn recurrent(lo: &mut Lower<'_>, n: &Node, cell: Cell) -> LResult<()> {
         initial_c: initial_c.is_some(),
         peephole: peephole.is_some(),
     };
-    let operands: Vec<View> =
-        [Some(x), Some(w), Some(r), bias, lengths, initial_h, initial_c, peephole].into_iter().flatten().collect();
+    let operands: Vec<View> = [Some(x), Some(w), Some(r), bias, lengths, initial_h, initial_c, peephole]
+        .into_iter()
+        .flatten()
+        .collect();
     let outputs = lo.emit(Op::Recurrent(op), &operands)?;
     for (i, y) in outputs.into_iter().enumerate() {
         let y = match (batch_first, y.rank()) {

@@ -44,7 +44,13 @@ fn reduce(lo: &mut Lower<'_>, n: &Node, kind: ReduceKind) -> LResult<()> {
     lo.set(n, 0, y)
 }
 
-pub(super) fn apply(lo: &mut Lower<'_>, x: &View, kind: ReduceKind, axes: Vec<usize>, keep_dims: bool) -> LResult<View> {
+pub(super) fn apply(
+    lo: &mut Lower<'_>,
+    x: &View,
+    kind: ReduceKind,
+    axes: Vec<usize>,
+    keep_dims: bool,
+) -> LResult<View> {
     // Greatest and least of bools are "any" and "all".
     let kind = match (kind, x.dtype) {
         (ReduceKind::Max, DType::Bool) => ReduceKind::Any,
@@ -54,7 +60,13 @@ pub(super) fn apply(lo: &mut Lower<'_>, x: &View, kind: ReduceKind, axes: Vec<us
     let identity = axes.is_empty()
         && matches!(
             kind,
-            ReduceKind::Sum | ReduceKind::Mean | ReduceKind::Prod | ReduceKind::Max | ReduceKind::Min | ReduceKind::All | ReduceKind::Any
+            ReduceKind::Sum
+                | ReduceKind::Mean
+                | ReduceKind::Prod
+                | ReduceKind::Max
+                | ReduceKind::Min
+                | ReduceKind::All
+                | ReduceKind::Any
         );
     if identity {
         return Ok(x.clone());

@@ -43,7 +43,12 @@ fn old(lo: &mut Lower<'_>, n: &Node, x: View, scales: Vec<f64>) -> LResult<()> {
 
 fn by_scales(x: &View, axes: &[usize], given: &[f64]) -> LResult<(Vec<usize>, Vec<F32>)> {
     if given.len() != axes.len() {
-        return Err(Error::invalid_argument(format!("{} scales are given for {} axes", given.len(), axes.len())).into());
+        return Err(Error::invalid_argument(format!(
+            "{} scales are given for {} axes",
+            given.len(),
+            axes.len()
+        ))
+        .into());
     }
     let mut sizes = x.shape().to_vec();
     let mut scales = vec![F32::new(1.0); x.rank()];
@@ -86,7 +91,9 @@ fn resize(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
             "round_prefer_ceil" => NearestMode::RoundPreferCeil,
             "floor" => NearestMode::Floor,
             "ceil" => NearestMode::Ceil,
-            other => return Err(Error::invalid_model(format!("nearest_mode '{other}' does not exist")).into()),
+            other => {
+                return Err(Error::invalid_model(format!("nearest_mode '{other}' does not exist")).into());
+            }
         }),
         "linear" => ResizeMode::Linear { antialias },
         "cubic" => ResizeMode::Cubic {
@@ -104,16 +111,24 @@ fn resize(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
         "align_corners" => CoordinateMode::AlignCorners,
         "asymmetric" => CoordinateMode::Asymmetric,
         "tf_crop_and_resize" => {
-            let region = filled(lo, 1)?.ok_or_else(|| Error::invalid_model("tf_crop_and_resize needs a region (roi)"))?;
+            let region = filled(lo, 1)?
+                .ok_or_else(|| Error::invalid_model("tf_crop_and_resize needs a region (roi)"))?;
             let given = lo.floats(&region)?;
             if given.len() != 2 * axes.len() {
-                return Err(Error::invalid_argument(format!("roi has {} entries for {} axes", given.len(), axes.len())).into());
+                return Err(Error::invalid_argument(format!(
+                    "roi has {} entries for {} axes",
+                    given.len(),
+                    axes.len()
+                ))
+                .into());
             }
             roi = vec![(F32::new(0.0), F32::new(1.0)); rank];
             for (i, &a) in axes.iter().enumerate() {
                 roi[a] = (F32::new(given[i] as f32), F32::new(given[axes.len() + i] as f32));
             }
-            CoordinateMode::TfCropAndResize { extrapolation: F32::new(n.attrs.float("extrapolation_value", 0.0)?) }
+            CoordinateMode::TfCropAndResize {
+                extrapolation: F32::new(n.attrs.float("extrapolation_value", 0.0)?),
+            }
         }
         other => return Err(Error::unsupported(format!("coordinate mode '{other}' is not supported")).into()),
     };
@@ -132,7 +147,11 @@ fn by_sizes(n: &Node, x: &View, axes: &[usize], given: &[i64]) -> LResult<(Vec<u
         "stretch" => None,
         "not_larger" => ratios.reduce(f64::min),
         "not_smaller" => ratios.reduce(f64::max),
-        other => return Err(Error::invalid_model(format!("keep_aspect_ratio_policy '{other}' does not exist")).into()),
+        other => {
+            return Err(
+                Error::invalid_model(format!("keep_aspect_ratio_policy '{other}' does not exist")).into()
+            );
+        }
     };
     for (&a, &s) in axes.iter().zip(given) {
         match common {

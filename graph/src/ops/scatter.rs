@@ -7,11 +7,8 @@ use super::{Operator, op};
 use crate::ir::Node;
 use crate::lower::{LResult, Lower, axis};
 
-pub(super) const OPS: &[Operator] = &[
-    op("Scatter", 9, elements),
-    op("ScatterElements", 11, elements),
-    op("ScatterND", 11, nd),
-];
+pub(super) const OPS: &[Operator] =
+    &[op("Scatter", 9, elements), op("ScatterElements", 11, elements), op("ScatterND", 11, nd)];
 
 fn reduction(n: &Node) -> LResult<OnScatter> {
     Ok(match n.attrs.str("reduction", "none")? {

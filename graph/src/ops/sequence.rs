@@ -32,7 +32,8 @@ pub(super) const OPS: &[Operator] = &[
     }),
     op("SequenceErase", 11, |lo, n| {
         let mut parts = sequence(lo, n)?;
-        let at = if n.has_input(1) { position(lo, n, 1, parts.len())? } else { parts.len().saturating_sub(1) };
+        let at =
+            if n.has_input(1) { position(lo, n, 1, parts.len())? } else { parts.len().saturating_sub(1) };
         if at < parts.len() {
             parts.remove(at);
         }
@@ -78,7 +79,8 @@ fn sequence(lo: &Lower<'_>, n: &Node) -> LResult<Vec<View>> {
 fn position(lo: &mut Lower<'_>, n: &Node, input: usize, len: usize) -> LResult<usize> {
     let v = lo.input(n, input)?;
     let at = lo.one(&v, "the position")?.to_i64();
-    Ok(axis(at, len).map_err(|_| Error::invalid_argument(format!("position {at} is out of range for {len} tensors")))?)
+    Ok(axis(at, len)
+        .map_err(|_| Error::invalid_argument(format!("position {at} is out of range for {len} tensors")))?)
 }
 
 fn concat(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
@@ -107,9 +109,12 @@ fn split(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
             ((0..len.div_ceil(each)).map(|i| each.min(len - i * each)).collect(), true)
         }
         Some(s) => {
-            let sizes: Vec<usize> = lo.ints(&s)?.into_iter().map(|v| usize::try_from(v).unwrap_or(usize::MAX)).collect();
+            let sizes: Vec<usize> =
+                lo.ints(&s)?.into_iter().map(|v| usize::try_from(v).unwrap_or(usize::MAX)).collect();
             if sizes.iter().try_fold(0usize, |a, &b| a.checked_add(b)) != Some(len) {
-                return Err(Error::invalid_argument(format!("split {sizes:?} does not add up to {len}")).into());
+                return Err(
+                    Error::invalid_argument(format!("split {sizes:?} does not add up to {len}")).into()
+                );
             }
             (sizes, true)
         }

@@ -36,7 +36,10 @@ fn hardmax(lo: &mut Lower<'_>, n: &Node, flatten: bool) -> LResult<()> {
         x.clone()
     };
     let at = if flatten { 1 } else { at };
-    let best = lo.emit1(Op::ArgReduce(ArgReduce { max: true, axis: at, keep_dims: true, last: false }), &[flat.clone()])?;
+    let best = lo.emit1(
+        Op::ArgReduce(ArgReduce { max: true, axis: at, keep_dims: true, last: false }),
+        std::slice::from_ref(&flat),
+    )?;
     let count: Vec<i64> = (0..flat.shape()[at] as i64).collect();
     let mut shape = vec![1; flat.rank()];
     shape[at] = count.len();

@@ -18,22 +18,23 @@ pub(super) struct Window {
 pub(super) fn sizes(n: &Node, name: &str, axes: usize, default: usize) -> Result<Vec<usize>> {
     let Some(list) = n.attrs.ints(name)? else { return Ok(vec![default; axes]) };
     if list.len() != axes {
-        return Err(Error::invalid_model(format!("{name} {list:?} should have {axes} entries, one per spatial axis")));
+        return Err(Error::invalid_model(format!(
+            "{name} {list:?} should have {axes} entries, one per spatial axis"
+        )));
     }
     list.iter()
         .map(|&v| {
-            usize::try_from(v).map_err(|_| Error::invalid_model(format!("{name} {list:?} contain the negative {v}")))
+            usize::try_from(v)
+                .map_err(|_| Error::invalid_model(format!("{name} {list:?} contain the negative {v}")))
         })
         .collect()
 }
 
 /// How far a window reaches: `(kernel - 1) * dilation + 1`.
 pub(super) fn extent(kernel: usize, dilation: usize) -> Result<usize> {
-    kernel
-        .checked_sub(1)
-        .and_then(|k| k.checked_mul(dilation))
-        .and_then(|k| k.checked_add(1))
-        .ok_or_else(|| Error::invalid_model(format!("a kernel of {kernel} with dilation {dilation} is impossible")))
+    kernel.checked_sub(1).and_then(|k| k.checked_mul(dilation)).and_then(|k| k.checked_add(1)).ok_or_else(
+        || Error::invalid_model(format!("a kernel of {kernel} with dilation {dilation} is impossible")),
+    )
 }
 
 impl Window {
@@ -42,7 +43,9 @@ impl Window {
         let axes = input.len();
         let kernel = match (kernel, n.attrs.ints("kernel_shape")?) {
             (Some(k), None) => k.to_vec(),
-            (None, None) => return Err(Error::invalid_model("attribute 'kernel_shape' is missing; it is required")),
+            (None, None) => {
+                return Err(Error::invalid_model("attribute 'kernel_shape' is missing; it is required"));
+            }
             (given, Some(_)) => {
                 let k = sizes(n, "kernel_shape", axes, 1)?;
                 if given.is_some_and(|g| g != k) {

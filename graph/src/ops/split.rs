@@ -22,7 +22,10 @@ fn split(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
     let sizes: Vec<usize> = match listed {
         Some(list) => list
             .iter()
-            .map(|&v| usize::try_from(v).map_err(|_| Error::invalid_argument(format!("split {list:?} has a negative size"))))
+            .map(|&v| {
+                usize::try_from(v)
+                    .map_err(|_| Error::invalid_argument(format!("split {list:?} has a negative size")))
+            })
             .collect::<Result<_, _>>()?,
         None => {
             let parts = n.outputs.len().max(1);

@@ -13,7 +13,11 @@ fn tile(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
     let (x, repeats) = (lo.input(n, 0)?, lo.input(n, 1)?);
     let repeats = shape_from(&lo.ints(&repeats)?)?;
     if repeats.rank() != x.rank() {
-        return Err(Error::invalid_argument(format!("repeats {repeats} should have an entry for each axis of {}", x.ty())).into());
+        return Err(Error::invalid_argument(format!(
+            "repeats {repeats} should have an entry for each axis of {}",
+            x.ty()
+        ))
+        .into());
     }
     let mut y = x;
     for (axis, &count) in repeats.iter().enumerate() {
@@ -25,7 +29,9 @@ fn tile(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
         wide[axis] = count;
         let wide = lo.broadcast(&one, &wide.into())?;
         let mut dims = y.shape().to_vec();
-        dims[axis] = dims[axis].checked_mul(count).ok_or_else(|| Error::invalid_argument("the tiled axis is too long"))?;
+        dims[axis] = dims[axis]
+            .checked_mul(count)
+            .ok_or_else(|| Error::invalid_argument("the tiled axis is too long"))?;
         y = lo.reshape(&wide, dims)?;
     }
     lo.set(n, 0, y)

@@ -17,7 +17,8 @@ fn topk(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
         let k = lo.input(n, 1)?;
         lo.one(&k, "k")?.to_i64()
     };
-    let k = usize::try_from(k).map_err(|_| Error::invalid_argument(format!("k is {k}, it should not be negative")))?;
+    let k = usize::try_from(k)
+        .map_err(|_| Error::invalid_argument(format!("k is {k}, it should not be negative")))?;
     let axis = axis(n.attrs.int("axis", -1)?, x.rank())?;
     let op = TopK { k, axis, largest: n.attrs.flag("largest", true)?, sorted: n.attrs.flag("sorted", true)? };
     let outputs = lo.emit(Op::TopK(op), &[x])?;

@@ -32,7 +32,7 @@ fn unique(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
     let host = lo.host(&rows)?;
     let values = host.scalars();
     let count = x.shape()[along];
-    let width = if count == 0 { 0 } else { values.len() / count };
+    let width = values.len().checked_div(count).unwrap_or(0);
     let row = |i: usize| &values[i * width..(i + 1) * width];
     let mut seen: HashMap<&[Scalar], usize> = HashMap::new();
     let (mut first, mut times, mut group) = (Vec::new(), Vec::new(), Vec::with_capacity(count));

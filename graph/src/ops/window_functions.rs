@@ -50,7 +50,10 @@ fn mel(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
     }
     let [bins, dft, rate, low, high] = values;
     if !(1.0..65536.0).contains(&bins) || !(1.0..16_777_216.0).contains(&dft) || rate <= 0.0 {
-        return Err(Error::invalid_argument(format!("{bins} mel bins of a DFT of {dft} at {rate} Hz are impossible")).into());
+        return Err(Error::invalid_argument(format!(
+            "{bins} mel bins of a DFT of {dft} at {rate} Hz are impossible"
+        ))
+        .into());
     }
     let (bins, spectrum) = (bins as usize, dft as usize / 2 + 1);
     let to_mel = |f: f64| 2595.0 * (1.0 + f / 700.0).log10();

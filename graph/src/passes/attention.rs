@@ -44,13 +44,17 @@ fn scores(lir: &Lir, uses: &Uses, v: &View, reader: usize) -> Option<(usize, f32
     let (slot, product) = node.inputs.iter().enumerate().find_map(|(i, x)| {
         let p = uses.writer[x.buf as usize]?;
         let n = lir.nodes[p].as_ref()?;
-        let fits = plain(n).is_some() && uses.only_reader(x.buf) == Some(from) && x == &n.outputs[0] && x.shape() == v.shape();
+        let fits = plain(n).is_some()
+            && uses.only_reader(x.buf) == Some(from)
+            && x == &n.outputs[0]
+            && x.shape() == v.shape();
         fits.then_some((i, p))
     })?;
     let mut r = map.code.iter().position(|c| *c == Instr::Input(slot as u8))?;
     let (mut scale, mut mask) = (1.0f64, None);
     while r + 1 < map.code.len() {
-        let mut readers = map.code.iter().enumerate().filter(|(_, c)| super::code::reads(c).contains(&(r as u16)));
+        let mut readers =
+            map.code.iter().enumerate().filter(|(_, c)| super::code::reads(c).contains(&(r as u16)));
         let (at, instr) = readers.next()?;
         if readers.next().is_some() {
             return None;
@@ -60,7 +64,9 @@ fn scores(lir: &Lir, uses: &Uses, v: &View, reader: usize) -> Option<(usize, f32
         match (f, other) {
             (Binary::Mul, Instr::Const(c)) if mask.is_none() => scale *= c.to_f64(),
             (Binary::Div, Instr::Const(c)) if mask.is_none() && usize::from(a) == r => scale /= c.to_f64(),
-            (Binary::Add, Instr::Input(n)) if mask.is_none() && a != b => mask = Some(node.inputs[*n as usize].clone()),
+            (Binary::Add, Instr::Input(n)) if mask.is_none() && a != b => {
+                mask = Some(node.inputs[*n as usize].clone())
+            }
             _ => return None,
         }
         r = at;

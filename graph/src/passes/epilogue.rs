@@ -98,7 +98,11 @@ fn absorb(lower: &mut Lower<'_>, map: &LNode, slot: usize, product: &LNode) -> R
     let v = &map.inputs[slot];
     let shape = map.outputs[0].shape();
     // The map goes element for element over all of the product.
-    if !lower.lir.is_whole(v) || v.shape() != shape || v.dtype != product.outputs[0].dtype || !v.dtype.is_float() {
+    if !lower.lir.is_whole(v)
+        || v.shape() != shape
+        || v.dtype != product.outputs[0].dtype
+        || !v.dtype.is_float()
+    {
         return Ok(None);
     }
     let activated = match &product.op {
@@ -110,7 +114,12 @@ fn absorb(lower: &mut Lower<'_>, map: &LNode, slot: usize, product: &LNode) -> R
     if activated {
         return Ok(None);
     }
-    let mut node = LNode { name: product.name.clone(), op: product.op.clone(), inputs: product.inputs.clone(), outputs: product.outputs.clone() };
+    let mut node = LNode {
+        name: product.name.clone(),
+        op: product.op.clone(),
+        inputs: product.inputs.clone(),
+        outputs: product.outputs.clone(),
+    };
     let mut r = start as Reg;
     let mut parts = Vec::new();
     loop {
@@ -131,10 +140,10 @@ fn absorb(lower: &mut Lower<'_>, map: &LNode, slot: usize, product: &LNode) -> R
         }
         let (other, left) = if a == r { (&m.code[b as usize], true) } else { (&m.code[a as usize], false) };
         let part = match (f, other) {
-            (Binary::Mul, Instr::Const(c)) => scale(lower, &mut node, c.to_f64()),
-            (Binary::Div, Instr::Const(c)) if left => scale(lower, &mut node, 1.0 / c.to_f64()),
+            (Binary::Mul, Instr::Const(c)) => scale(&mut node, c.to_f64()),
+            (Binary::Div, Instr::Const(c)) if left => scale(&mut node, 1.0 / c.to_f64()),
             (Binary::Mul, Instr::Input(n)) => scale_channels(lower, &mut node, &map.inputs[*n as usize])?,
-            (Binary::Add, Instr::Input(n)) => add(lower, &mut node, &map.inputs[*n as usize], shape),
+            (Binary::Add, Instr::Input(n)) => add(lower, &mut node, &map.inputs[*n as usize], shape)?,
             _ => None,
         };
         let Some(part) = part else { break };
@@ -145,7 +154,7 @@ fn absorb(lower: &mut Lower<'_>, map: &LNode, slot: usize, product: &LNode) -> R
 }
 
 /// A number times the product.
-fn scale(_lower: &mut Lower<'_>, node: &mut LNode, c: f64) -> Option<&'static str> {
+fn scale(node: &mut LNode, c: f64) -> Option<&'static str> {
     match &mut node.op {
         Op::MatMul(p) if !p.bias && !p.residual && c.is_finite() => {
             p.alpha = F32::new((f64::from(p.alpha.get()) * c) as f32);
@@ -194,46 +203,60 @@ fn channel_vector(v: &View, rank: usize, channels: usize) -> Option<View> {
         .then(|| v.layout.reshape(&Shape::new(&[channels])).map(|l| v.with(l)))?
 }
 
-/// A tensor added to the product: a bias if it is one, else a residual if it has the product's shape.
-fn add(lower: &Lower<'_>, node: &mut LNode, v: &View, shape: &Shape) -> Option<&'static str> {
+/// A tensor added to the product: a bias if it is one (a second constant one joins the first), else a residual if it has the product's
+/// shape.
+fn add(lower: &mut Lower<'_>, node: &mut LNode, v: &View, shape: &Shape) -> Result<Option<&'static str>> {
     let out = node.outputs[0].clone();
     if v.dtype != out.dtype || !v.layout.is_contiguous() || v.buf == out.buf {
-        return None;
+        return Ok(None);
     }
     let last = shape.last().copied().unwrap_or(1);
-    match &mut node.op {
+    let (vector, biased, residual) = match &node.op {
         Op::MatMul(p) => {
-            let row = v.shape().len() == last && v.shape().last() == Some(&last) && out.shape().last() == Some(&last);
-            if !p.bias && row && let Some(l) = v.layout.reshape(&Shape::new(&[last])) {
-                p.bias = true;
-                node.inputs.insert(2, v.with(l));
-                return Some("bias");
-            }
+            let row = v.shape().len() == last
+                && v.shape().last() == Some(&last)
+                && out.shape().last() == Some(&last);
+            let vector = if row { v.layout.reshape(&Shape::new(&[last])).map(|l| v.with(l)) } else { None };
+            (vector, p.bias, p.residual)
         }
-        Op::Conv(p) => {
-            if !p.bias && let Some(b) = channel_vector(v, out.rank(), out.shape()[1]) {
-                p.bias = true;
-                node.inputs.insert(2, b);
-                return Some("bias");
-            }
-            // A second constant offset (a batch norm after a biased convolution) joins the first.
-            let _ = lower;
-        }
-        _ => return None,
-    }
-    let full = v.shape().len() == shape.len() && v.shape() == shape;
-    let residual = match &mut node.op {
-        Op::MatMul(p) => &mut p.residual,
-        Op::Conv(p) => &mut p.residual,
-        _ => return None,
+        Op::Conv(p) => (channel_vector(v, out.rank(), out.shape()[1]), p.bias, p.residual),
+        _ => return Ok(None),
     };
-    if *residual || !full {
-        return None;
+    if let Some(vector) = vector {
+        if !biased {
+            match &mut node.op {
+                Op::MatMul(p) => p.bias = true,
+                Op::Conv(p) => p.bias = true,
+                _ => {}
+            }
+            node.inputs.insert(2, vector);
+            return Ok(Some("bias"));
+        }
+        if lower.is_known(&vector)
+            && lower.is_known(&node.inputs[2])
+            && node.inputs[2].shape() == vector.shape()
+        {
+            return match lower.binary(Binary::Add, &node.inputs[2], &vector) {
+                Ok(sum) => {
+                    node.inputs[2] = sum;
+                    Ok(Some("bias"))
+                }
+                Err(Stop::Error(e)) => Err(e),
+                Err(Stop::Need(_)) => Ok(None),
+            };
+        }
     }
-    let layout = v.layout.reshape(out.shape())?;
-    *residual = true;
+    if residual || v.shape() != shape {
+        return Ok(None);
+    }
+    let Some(layout) = v.layout.reshape(out.shape()) else { return Ok(None) };
+    match &mut node.op {
+        Op::MatMul(p) => p.residual = true,
+        Op::Conv(p) => p.residual = true,
+        _ => {}
+    }
     node.inputs.push(v.with(layout));
-    Some("residual")
+    Ok(Some("residual"))
 }
 
 /// The activation applied to register `r`, and the register that holds its result, if nothing else reads `r`.
@@ -269,7 +292,8 @@ fn activation(code: &[Instr], r: Reg) -> Option<(Activation, Reg)> {
                 let next = reader(code, at as Reg)?;
                 let Instr::Binary(Binary::Min, a, b) = code[next] else { return None };
                 let high = constant(if usize::from(a) == at { b } else { a })?;
-                return (low <= high).then_some((Activation::Clip(F32::new(low), F32::new(high)), next as Reg));
+                return (low <= high)
+                    .then_some((Activation::Clip(F32::new(low), F32::new(high)), next as Reg));
             }
             _ => return None,
         }

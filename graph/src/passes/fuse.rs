@@ -100,7 +100,12 @@ mod tests {
     fn map(lir: &mut Lir, op: Map, inputs: &[&View]) -> View {
         let out = lir.add_buf(inputs[0].ty(), Source::Nodes);
         let inputs = inputs.iter().map(|v| (*v).clone()).collect();
-        lir.nodes.push(Some(LNode { name: String::new(), op: Op::Map(op), inputs, outputs: vec![out.clone()] }));
+        lir.nodes.push(Some(LNode {
+            name: String::new(),
+            op: Op::Map(op),
+            inputs,
+            outputs: vec![out.clone()],
+        }));
         out
     }
 
@@ -116,7 +121,15 @@ mod tests {
         let nodes: Vec<&LNode> = lir.live().map(|(_, n)| n).collect();
         assert_eq!((nodes.len(), nodes[0].inputs.len()), (1, 1));
         let Op::Map(m) = &nodes[0].op else { panic!("a map") };
-        assert_eq!(m.code, [Instr::Input(0), Instr::Unary(Unary::Exp, 0), Instr::Unary(Unary::Neg, 1), Instr::Binary(Binary::Add, 1, 2)]);
+        assert_eq!(
+            m.code,
+            [
+                Instr::Input(0),
+                Instr::Unary(Unary::Exp, 0),
+                Instr::Unary(Unary::Neg, 1),
+                Instr::Binary(Binary::Add, 1, 2)
+            ]
+        );
     }
 
     #[test]

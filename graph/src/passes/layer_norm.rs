@@ -50,7 +50,11 @@ pub(super) fn run(lir: &mut Lir) -> Vec<String> {
             last = next;
         }
         let end = lir.nodes[last].take().expect("it is there");
-        report.push(format!("{}: {} from its parts", end.name, if found.rms { "RMSNorm" } else { "LayerNorm" }));
+        report.push(format!(
+            "{}: {} from its parts",
+            end.name,
+            if found.rms { "RMSNorm" } else { "LayerNorm" }
+        ));
         lir.nodes[last] = Some(LNode {
             op: Op::LayerNorm(LayerNorm {
                 axis: found.axis,
@@ -92,7 +96,9 @@ fn quotient(lir: &Lir, uses: &Uses, node: &LNode) -> Option<Found> {
     }
     let (f, a, b) = as_binary(producer(lir, uses, &variance)?)?;
     let (mean, epsilon) = match (f, &a, &b) {
-        (Binary::Add, Arg::View(v), c) | (Binary::Add, c, Arg::View(v)) if c.number().is_some() => (v, c.number()?),
+        (Binary::Add, Arg::View(v), c) | (Binary::Add, c, Arg::View(v)) if c.number().is_some() => {
+            (v, c.number()?)
+        }
         _ => return None,
     };
     let (squares, axis) = trailing_mean(producer(lir, uses, mean)?)?;
@@ -110,8 +116,12 @@ fn quotient(lir: &Lir, uses: &Uses, node: &LNode) -> Option<Found> {
         let (f, a, b) = as_binary(n)?;
         let (x, m) = (a.view()?, b.view()?);
         let (mean_of, at) = trailing_mean(producer(lir, uses, m)?)?;
-        (f == Binary::Sub && mean_of == *x && at == axis && x.layout.is_contiguous() && x.shape() == d.shape())
-            .then(|| x.clone())
+        (f == Binary::Sub
+            && mean_of == *x
+            && at == axis
+            && x.layout.is_contiguous()
+            && x.shape() == d.shape())
+        .then(|| x.clone())
     });
     Some(match centred {
         Some(x) => Found { x, axis, epsilon, rms: false },
@@ -137,7 +147,9 @@ fn inverse_root(lir: &Lir, uses: &Uses, arg: &Arg) -> Option<View> {
         _ => {}
     }
     match as_binary(node)? {
-        (Binary::Div, one, Arg::View(v)) if one.number() == Some(1.0) => square_root(producer(lir, uses, &v)?),
+        (Binary::Div, one, Arg::View(v)) if one.number() == Some(1.0) => {
+            square_root(producer(lir, uses, &v)?)
+        }
         (Binary::Pow, Arg::View(v), p) if p.number() == Some(-0.5) => Some(v),
         _ => None,
     }
@@ -160,11 +172,15 @@ pub(super) fn residual(lir: &mut Lir) -> usize {
         let Some(node) = lir.nodes[at].as_ref() else { continue };
         let Op::LayerNorm(norm) = &node.op else { continue };
         let x = &node.inputs[0];
-        if norm.residual || uses.only_reader(x.buf) != Some(at) || node.inputs[1..].iter().any(|v| v.buf == x.buf) {
+        if norm.residual
+            || uses.only_reader(x.buf) != Some(at)
+            || node.inputs[1..].iter().any(|v| v.buf == x.buf)
+        {
             continue;
         }
         let Some(from) = uses.writer[x.buf as usize] else { continue };
-        let Some((Binary::Add, Arg::View(a), Arg::View(b))) = lir.nodes[from].as_ref().and_then(as_binary) else {
+        let Some((Binary::Add, Arg::View(a), Arg::View(b))) = lir.nodes[from].as_ref().and_then(as_binary)
+        else {
             continue;
         };
         let fits = |v: &View| v.layout.is_contiguous() && v.shape().len() == x.shape().len();

@@ -15,23 +15,23 @@ pub(super) fn run(lir: &mut Lir) -> Result<Vec<String>> {
     let mut report = Vec::new();
     for node in lir.nodes.iter_mut().flatten() {
         let Op::Map(map) = &mut node.op else { continue };
-        let mut changed = false;
         for i in 0..map.code.len() {
             if let Some(new) = cheaper(&map.code, i) {
                 map.code[i] = new;
-                changed = true;
             }
         }
         for i in (0..map.code.len()).rev() {
             if let Some((f, x)) = activation(&map.code, i as Reg)? {
                 map.code[i] = Instr::Unary(f, x);
                 report.push(format!("{}: {f:?} from its parts", node.name));
-                changed = true;
             }
         }
-        if changed {
-            let (code, inputs) = code::clean(&map.code, &node.inputs);
-            map.code = code;
+        // An operand that nothing needs any more may still give the result its shape: then all stays.
+        let (code, inputs) = code::clean(&map.code, &node.inputs);
+        let types: Vec<_> = inputs.iter().map(crate::lower::View::ty).collect();
+        let op = Op::Map(Map { code });
+        if op.infer(&types).is_ok_and(|t| t[0] == node.outputs[0].ty()) {
+            node.op = op;
             node.inputs = inputs;
         }
     }
@@ -103,7 +103,13 @@ fn function_of(code: &[Instr], root: Reg, x: Reg) -> Option<Map> {
     let mut out: Vec<Instr> = vec![Instr::Input(0)];
     let mut position: Vec<Option<Reg>> = vec![None; root as usize + 1];
     position[x as usize] = Some(0);
-    fn visit(code: &[Instr], r: Reg, position: &mut [Option<Reg>], out: &mut Vec<Instr>, left: &mut usize) -> Option<Reg> {
+    fn visit(
+        code: &[Instr],
+        r: Reg,
+        position: &mut [Option<Reg>],
+        out: &mut Vec<Instr>,
+        left: &mut usize,
+    ) -> Option<Reg> {
         if let Some(at) = position[r as usize] {
             return Some(at);
         }
@@ -134,7 +140,8 @@ fn function_of(code: &[Instr], root: Reg, x: Reg) -> Option<Map> {
 
 /// Whether two functions agree on a grid: near zero, where they bend, and far out.
 fn equal(f: Map, target: Unary) -> Result<bool> {
-    let points: Vec<f64> = (-40..=40).map(|i| f64::from(i) * 0.173 + 0.011).chain([-30.0, 30.0, -300.0, 300.0]).collect();
+    let points: Vec<f64> =
+        (-40..=40).map(|i| f64::from(i) * 0.173 + 0.011).chain([-30.0, 30.0, -300.0, 300.0]).collect();
     let points = HostTensor::from_vec([points.len()], points)?;
     let ours = streampool_cpu::evaluate(&Op::Map(f), &[&points])?;
     let theirs = streampool_cpu::evaluate(&Op::Map(Map::unary(target)), &[&points])?;

@@ -74,8 +74,11 @@ pub(super) fn lay_out(lir: &Lir, bound: &HashMap<u32, u32>) -> Memory {
             in_place += 1;
         }
     }
-    let mut arena: Vec<(usize, Group)> =
-        groups.iter().enumerate().filter_map(|(i, g)| g.filter(|g| g.output.is_none()).map(|g| (i, g))).collect();
+    let mut arena: Vec<(usize, Group)> = groups
+        .iter()
+        .enumerate()
+        .filter_map(|(i, g)| g.filter(|g| g.output.is_none()).map(|g| (i, g)))
+        .collect();
     let (offsets, arena_bytes) = offsets(&mut arena);
     let mut places = vec![None; count];
     for b in (0..count).rev() {
@@ -115,7 +118,9 @@ fn reusable(
             && groups[find(leader, b)].is_some_and(|g| g.output.is_none());
         // Other operands may read the same memory only element for element.
         let alone = node.inputs.iter().enumerate().all(|(j, w)| {
-            j == i || find(leader, w.buf as usize) != find(leader, b) || (matches!(node.op, Op::Map(_)) && lir.is_whole(w) && w.shape() == v.shape())
+            j == i
+                || find(leader, w.buf as usize) != find(leader, b)
+                || (matches!(node.op, Op::Map(_)) && lir.is_whole(w) && w.shape() == v.shape())
         });
         (fits && alone).then_some(b)
     })

@@ -25,6 +25,8 @@ pub struct Plan {
     pub report: Report,
     /// Which buffer each operand of each step belongs to, for [`Plan::check`].
     trace: Vec<Trace>,
+    /// Which buffer each output holds in the end.
+    results: Vec<u32>,
 }
 
 /// What planning did, for people.
@@ -81,7 +83,8 @@ pub(crate) fn build(
     let mut steps = Vec::new();
     let mut trace = Vec::new();
     for (_, node) in lir.live() {
-        let mut operand = |v: &View| Operand { place: place(v.buf), dtype: v.dtype, layout: v.layout.clone() };
+        let mut operand =
+            |v: &View| Operand { place: place(v.buf), dtype: v.dtype, layout: v.layout.clone() };
         steps.push(Step {
             name: node.name.clone(),
             op: node.op.clone(),
@@ -109,7 +112,8 @@ pub(crate) fn build(
         arena_bytes: layout.arena_bytes,
         steps,
     };
-    let plan = Plan { program, inputs, outputs, report, trace };
+    let results = lir.outputs.iter().map(|v| v.buf).collect();
+    let plan = Plan { program, inputs, outputs, report, trace, results };
     if cfg!(debug_assertions) {
         plan.check()?;
     }

@@ -98,10 +98,33 @@ impl Model {
         Ok(self.compiled(&key)?.plan.clone())
     }
 
+    /// [`Model::plan`] for inputs with their values as far as `inputs` give them, and a line a step about what the device chose for
+    /// it (kernel, tile, library); no lines if the device chooses nothing. `Model::graph().plan(..)` tells which values are needed.
+    ///
+    /// # Errors
+    /// As [`Model::plan`]; `is_invalid_argument` if an input is missing.
+    pub fn explain(&self, inputs: &[graph::InputSpec]) -> Result<(Arc<graph::Plan>, Vec<String>)> {
+        let needed = self.graph.inputs().len();
+        if inputs.len() != needed {
+            return Err(Error::invalid_argument(format!(
+                "explain: {} inputs were given, the model has {needed}",
+                inputs.len()
+            )));
+        }
+        let key = PlanKey {
+            types: inputs.iter().map(|i| i.ty.clone()).collect(),
+            values: inputs.iter().map(|i| i.value.as_ref().map(|v| v.to_vec())).collect(),
+        };
+        let compiled = self.compiled(&key)?;
+        Ok((compiled.plan.clone(), compiled.executable.describe()))
+    }
+
     /// The plan for `key`: compiled once, however many threads ask; the others wait.
     fn compiled(&self, key: &PlanKey) -> Result<Arc<Compiled>> {
         self.plans.get_or_compile(key, Deadline::after(COMPILE_PATIENCE), || {
             let compiled = Compiled::new(self.id, &self.graph, key, &*self.device.shared().driver)?;
+            // The driver has its own copy of every weight now, packed; without this they would be in memory twice.
+            self.graph.release_pages();
             let bytes = compiled.bytes();
             Ok((Arc::new(compiled), bytes))
         })

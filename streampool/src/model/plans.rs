@@ -80,11 +80,20 @@ impl Compiled {
 /// Plans that a stream's table keeps; the model's own cache keeps the rest.
 const TABLE: usize = 128;
 
-/// A stream's own table of plans, so that a warm run asks nobody and moves no count that other threads move: the outer `Arc` is this
-/// stream's own.
+/// A plan as one stream keeps it: whoever runs it moves this stream's own count, not the plan's, which all streams share.
+pub(crate) struct Kept(Arc<Compiled>);
+
+impl std::ops::Deref for Kept {
+    type Target = Compiled;
+    fn deref(&self) -> &Compiled {
+        &self.0
+    }
+}
+
+/// A stream's own table of plans, so that a warm run asks nobody and moves no count that other threads move.
 #[derive(Default)]
 pub(crate) struct Plans {
-    table: HashMap<u64, Vec<Arc<Arc<Compiled>>>, BuildHasherDefault<Given>>,
+    table: HashMap<u64, Vec<Arc<Kept>>, BuildHasherDefault<Given>>,
     count: usize,
 }
 
@@ -96,18 +105,18 @@ impl Plans {
         model: u64,
         inputs: &[Input<'_>],
         values: &[Option<Vec<u8>>],
-    ) -> Option<Arc<Arc<Compiled>>> {
+    ) -> Option<Arc<Kept>> {
         self.table.get(&hash)?.iter().find(|c| c.fits(model, inputs, values)).cloned()
     }
 
     /// Remembers a plan.
-    pub(crate) fn insert(&mut self, hash: u64, compiled: Arc<Compiled>) -> Arc<Arc<Compiled>> {
+    pub(crate) fn insert(&mut self, hash: u64, compiled: Arc<Compiled>) -> Arc<Kept> {
         if self.count >= TABLE {
             self.table.clear();
             self.count = 0;
         }
         self.count += 1;
-        let own = Arc::new(compiled);
+        let own = Arc::new(Kept(compiled));
         self.table.entry(hash).or_default().push(own.clone());
         own
     }

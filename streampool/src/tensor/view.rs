@@ -169,12 +169,10 @@ fn infer_minus_one(shape: &[isize], old: &Shape) -> Result<Shape> {
     for &d in shape.iter().filter(|&&d| d >= 0) {
         known = known.checked_mul(d as usize).ok_or_else(|| bad(": too many elements"))?;
     }
-    let rest = if unknown == 0 {
-        0
-    } else if known == 0 {
-        return Err(bad(": -1 beside a 0 can be anything; give every length"));
-    } else {
-        old.len() / known
+    let rest = match old.len().checked_div(known) {
+        _ if unknown == 0 => 0,
+        Some(rest) => rest,
+        None => return Err(bad(": -1 beside a 0 can be anything; give every length")),
     };
     let full: Shape = shape.iter().map(|&d| if d == -1 { rest } else { d as usize }).collect();
     if full.checked_len()? != old.len() {

@@ -34,13 +34,22 @@ fn batches_of_threads_behind_a_barrier_leave_nothing_behind() {
         for batch in 0..4u64 {
             let barrier = Barrier::new(20);
             std::thread::scope(|scope| {
-                for t in 0..20 {
-                    let barrier = &barrier;
-                    scope.spawn(move || {
-                        barrier.wait();
-                        randn(device, &[32, 32], batch * 100 + t).unwrap().relu().unwrap().to_host().unwrap();
-                    });
-                }
+                let threads: Vec<_> = (0..20)
+                    .map(|t| {
+                        let barrier = &barrier;
+                        scope.spawn(move || {
+                            barrier.wait();
+                            randn(device, &[32, 32], batch * 100 + t)
+                                .unwrap()
+                                .relu()
+                                .unwrap()
+                                .to_host()
+                                .unwrap();
+                        })
+                    })
+                    .collect();
+                // A scope ends before its threads' locals are dropped, which is when they let go of their streams; join waits for that.
+                threads.into_iter().for_each(|t| t.join().unwrap());
             });
             let stats = device.pool_stats()?;
             assert_eq!((stats.running, stats.leased, stats.waiting), (0, 0, 0));

@@ -98,7 +98,7 @@ fn mlp_and_conv_at_once() {
             .then(Conv1d::new(64, 1, 3, true, same, &g)?);
         let work = |t: usize, i: usize| {
             let seed = (t * 100 + i) as u64;
-            if t % 2 == 0 {
+            if t.is_multiple_of(2) {
                 mlp.forward(&randn(device, &[4, 256], seed)?)?.to_host()
             } else {
                 conv.forward(&randn(device, &[4, 1, 1024], seed)?)?.to_host()

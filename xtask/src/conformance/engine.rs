@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use streampool_core::op::HostTensor;
-use streampool_core::{Error, Result};
+use streampool::{Device, HostTensor, Input, Result};
 
 /// Loads models.
 pub(crate) trait Engine {
@@ -16,15 +15,30 @@ pub(crate) trait Model {
     fn run(&self, inputs: Vec<(String, HostTensor)>) -> Result<Vec<(String, HostTensor)>>;
 }
 
-/// The engine of this build.
+/// The engine of this build: the library on the CPU.
+///
+/// # Errors
+/// If the device does not open.
 pub(crate) fn open() -> Result<Box<dyn Engine>> {
-    Ok(Box::new(Nothing))
+    Ok(Box::new(Streampool { device: Device::cpu()? }))
 }
 
-struct Nothing;
+struct Streampool {
+    device: Device,
+}
 
-impl Engine for Nothing {
-    fn load(&self, _path: &Path) -> Result<Box<dyn Model>> {
-        Err(Error::unsupported("no engine is connected yet"))
+impl Engine for Streampool {
+    fn load(&self, path: &Path) -> Result<Box<dyn Model>> {
+        Ok(Box::new(streampool::Model::load(&self.device, path)?))
+    }
+}
+
+impl Model for streampool::Model {
+    fn run(&self, inputs: Vec<(String, HostTensor)>) -> Result<Vec<(String, HostTensor)>> {
+        let inputs: Vec<(&str, Input<'_>)> = inputs.iter().map(|(n, t)| (n.as_str(), t.into())).collect();
+        streampool::Model::run(self, &inputs)?
+            .iter()
+            .map(|(name, tensor)| Ok((name.to_owned(), tensor.to_host()?)))
+            .collect()
     }
 }

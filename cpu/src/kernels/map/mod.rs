@@ -69,6 +69,9 @@ struct MapKernel {
     len: usize,
     row: usize,
     block: usize,
+    /// Blocks of a row, and of all.
+    per_row: usize,
+    blocks: usize,
     output: DType,
     slots: usize,
     slot_bytes: usize,
@@ -275,6 +278,8 @@ fn finish(
         len,
         row,
         block,
+        per_row: row.div_ceil(block),
+        blocks: if len == 0 { 0 } else { len / row * row.div_ceil(block) },
         output,
         slots,
         slot_bytes,
@@ -307,9 +312,12 @@ impl MapKernel {
                     self.single(n, inputs[n], chunks);
                 }
             }
-            let per_row = self.row.div_ceil(self.block);
             for block in blocks {
-                let (row, part) = (block / per_row, block % per_row);
+                let (row, part) = match self.per_row {
+                    per_row if per_row == self.blocks => (0, block),
+                    1 => (block, 0),
+                    per_row => (block / per_row, block % per_row),
+                };
                 let column = part * self.block;
                 let start = row * self.row + column;
                 let n = self.block.min(self.row - column);
@@ -455,16 +463,16 @@ impl Kernel for MapKernel {
         if self.len == 0 {
             return Ok(());
         }
-        let blocks = self.len / self.row * self.row.div_ceil(self.block);
+        let blocks = self.blocks;
         let tasks = self.tasks.min(blocks);
-        if tasks == 1 {
+        if tasks <= 1 {
             // SAFETY: passed on from the caller.
             unsafe { self.run_blocks(args.inputs, args.outputs[0], args.scratch, 0..blocks) };
             return Ok(());
         }
         let inputs = Shared::all(args.inputs);
         let (output, scratch) = (SharedMut(args.outputs[0]), SharedMut(args.scratch));
-        args.team.run(tasks, self.work(), &|i| {
+        args.team.run(tasks, split::team_work(self.work()), &|i| {
             let range = split::part(blocks, tasks, i);
             // SAFETY: passed on from the caller; tasks write disjoint blocks and have their own scratch memory.
             unsafe {

@@ -7,9 +7,11 @@ use half::{bf16, f16};
 use streampool_core::Result;
 use streampool_core::op::{Activation, Constant, DType, Layout, MatMul};
 
-use super::{Batch, Views, extras, steps};
+use super::{Batch, Views, aligned_copy, extras, steps};
 use crate::gemm::half::{Half, finish_half};
-use crate::gemm::{Addend, B, Epilogue, Form, Output, PackedB, Product, Rect, Sink, Source, Spec, pack};
+use crate::gemm::{
+    Addend, B, Epilogue, Form, Output, PackedB, Product, Rect, Repeat, Sink, Source, Spec, pack,
+};
 use crate::kernel::{Args, Kernel, Prepare};
 use crate::simd::Isa;
 use crate::team::Team;
@@ -22,7 +24,7 @@ pub(super) struct FloatMatMul {
     k: usize,
     product: Product,
     /// B packed at compile time; then its step in `batch` counts matrices.
-    packed: Option<Arc<PackedB>>,
+    packed: Option<Packed>,
     form: Form,
     a: (isize, isize),
     b: (isize, isize),
@@ -32,12 +34,8 @@ pub(super) struct FloatMatMul {
     activation: Option<Activation>,
     /// Offsets of A, B, bias.
     batch: Batch<3>,
-    /// Whether cores share out the repetitions instead of each product's parts.
-    over_batch: bool,
+    repeat: Repeat,
 }
-
-/// The most cores that share out the repetitions: each needs scratch memory of its own.
-const MAX_MEMBERS: usize = 16;
 
 impl FloatMatMul {
     pub(super) fn new(isa: Isa, op: &MatMul, p: &Prepare<'_>) -> Result<Self> {
@@ -51,7 +49,7 @@ impl FloatMatMul {
         let (a, b) = (steps(&views.a), steps(&views.b));
         let width = crate::gemm::tile::Kernels::of(isa).panel();
 
-        let packed = constant.map(|c| packed_form(p, c, &p.inputs[1].layout, k, n, width));
+        let packed = constant.map(|c| packed_form(p, c, &p.inputs[1].layout, k, n, width)).transpose()?;
         let form = if packed.is_some() {
             Form::Packed
         } else if dtype == DType::F32 && (b.1 == 1 || n == 1) && m <= 2 * width {
@@ -72,7 +70,6 @@ impl FloatMatMul {
         let bias_strides = views.bias.as_ref().map_or(vec![0; axes], |l| l.strides[..axes].to_vec());
         let batch = Batch::new(&views.batch, [&views.a.strides[..axes], &b_strides, &bias_strides]);
         let work = m.saturating_mul(n).saturating_mul(k);
-        let over_batch = batch.len() > 1 && work < 8 * 1024 * 1024;
         let product = Product::new(&Spec {
             isa,
             m,
@@ -83,8 +80,9 @@ impl FloatMatMul {
             a_col: a.1,
             form,
             sunk: dtype != DType::F32,
-            split: !over_batch,
+            split: !Repeat::over(batch.len(), work),
         });
+        let repeat = Repeat::new(batch.len(), work, product.scratch_bytes());
         let bias = bias.map(|i| {
             let l = views.bias.as_ref().expect("given with the index");
             (i, l.strides[axes], l.strides[axes + 1])
@@ -104,16 +102,8 @@ impl FloatMatMul {
             alpha: op.alpha.get(),
             activation: op.activation,
             batch,
-            over_batch,
+            repeat,
         })
-    }
-
-    fn members(&self) -> usize {
-        if self.over_batch && self.work() >= crate::team::LARGE_WORK {
-            std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_MEMBERS)
-        } else {
-            1
-        }
     }
 
     /// Repetition `g`.
@@ -209,6 +199,15 @@ impl FloatMatMul {
     }
 }
 
+/// A packed B that is there.
+struct Packed(Arc<Result<PackedB>>);
+
+impl Packed {
+    fn item(&self, g: usize) -> *const f32 {
+        self.0.as_ref().as_ref().map_or(std::ptr::null(), |packed| packed.item(g))
+    }
+}
+
 /// The packed form of constant B, shared with all programs that read it through the same view.
 fn packed_form(
     p: &Prepare<'_>,
@@ -217,10 +216,11 @@ fn packed_form(
     k: usize,
     n: usize,
     width: usize,
-) -> Arc<PackedB> {
+) -> Result<Packed> {
     let mut hash = DefaultHasher::new();
     ("matmul b", width, layout).hash(&mut hash);
-    p.packs.get_or_pack_sized(c.id(), hash.finish(), PackedB::bytes, || {
+    let bytes = |packed: &Result<PackedB>| packed.as_ref().map_or(0, PackedB::bytes);
+    let packed = p.packs.get_or_pack_sized(c.id(), hash.finish(), bytes, || {
         let size = c.ty().dtype.size();
         // A slice of a mapped file may be unaligned.
         let copy;
@@ -244,18 +244,11 @@ fn packed_form(
             .collect();
         // SAFETY: the layout lies inside the constant (the program was validated), whose bytes are initialised and now aligned.
         unsafe { PackedB::new(&items, k, n, width) }
-    })
-}
-
-/// The bytes at an address that any element may have.
-fn aligned_copy(bytes: &[u8]) -> Vec<u64> {
-    let mut words = vec![0u64; bytes.len().div_ceil(8)];
-    for (word, chunk) in words.iter_mut().zip(bytes.chunks(8)) {
-        let mut eight = [0; 8];
-        eight[..chunk.len()].copy_from_slice(chunk);
-        *word = u64::from_ne_bytes(eight);
+    });
+    match &*packed {
+        Ok(_) => Ok(Packed(packed)),
+        Err(e) => Err(e.clone()),
     }
-    words
 }
 
 /// Operand pointers that tasks share.
@@ -267,47 +260,18 @@ struct Pointers<'a> {
 // SAFETY: the contract of `Kernel::run`: inputs are only read, and tasks write disjoint parts of the outputs.
 unsafe impl Sync for Pointers<'_> {}
 
-/// An address that tasks share.
-#[derive(Clone, Copy)]
-struct Shared(*mut f32);
-
-// SAFETY: each member uses its own part.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    fn get(self) -> *mut f32 {
-        self.0
-    }
-}
-
 impl Kernel for FloatMatMul {
     unsafe fn run(&self, args: &Args<'_>) -> Result<()> {
         let pointers = Pointers { inputs: args.inputs, outputs: args.outputs };
-        let scratch = args.scratch.cast::<f32>();
-        let items = self.batch.len();
-        if !self.over_batch {
-            for g in 0..items {
-                // SAFETY: the caller's contract; repetitions run one after the other.
-                unsafe { self.one(&pointers, g, scratch, args.team) };
-            }
-            return Ok(());
-        }
-        let own = self.product.scratch_bytes().next_multiple_of(64) / 4;
-        let members = self.members();
-        let scratch = Shared(scratch);
-        // Small products in groups, so that claiming them costs little.
-        let group = items.div_ceil(64);
-        args.team.run_members(items.div_ceil(group), self.work(), members, &|i, member| {
-            for g in i * group..((i + 1) * group).min(items) {
-                // SAFETY: the caller's contract; the member's part of the scratch memory is this thread's.
-                unsafe { self.one(&pointers, g, scratch.get().add(member * own), &Team::ALONE) };
-            }
+        self.repeat.run(args.team, args.scratch.cast(), &|g, scratch, team| {
+            // SAFETY: the caller's contract; the scratch memory is this repetition's alone.
+            unsafe { self.one(&pointers, g, scratch, team) };
         });
         Ok(())
     }
 
     fn scratch_bytes(&self) -> usize {
-        self.product.scratch_bytes().next_multiple_of(64) * self.members()
+        self.repeat.scratch_bytes()
     }
 
     fn holds_input(&self, i: usize) -> bool {
@@ -315,12 +279,12 @@ impl Kernel for FloatMatMul {
     }
 
     fn describe(&self) -> String {
-        let items = self.batch.len();
+        let items = self.repeat.items();
         let times = if items == 1 { String::new() } else { format!("{items} x ") };
         format!("gemm {} {times}{}x{}x{}, {}", self.dtype, self.m, self.n, self.k, self.product.describe())
     }
 
     fn work(&self) -> usize {
-        self.product.work().saturating_mul(self.batch.len())
+        self.repeat.work()
     }
 }

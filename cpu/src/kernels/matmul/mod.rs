@@ -181,6 +181,17 @@ fn steps(l: &Layout) -> (isize, isize) {
     (step(r - 2), step(r - 1))
 }
 
+/// The bytes at an address that any element may have.
+pub(crate) fn aligned_copy(bytes: &[u8]) -> Vec<u64> {
+    let mut words = vec![0u64; bytes.len().div_ceil(8)];
+    for (word, chunk) in words.iter_mut().zip(bytes.chunks(8)) {
+        let mut eight = [0; 8];
+        eight[..chunk.len()].copy_from_slice(chunk);
+        *word = u64::from_ne_bytes(eight);
+    }
+    words
+}
+
 /// Which inputs a MatMul has beyond its factors: `(bias, residual)`.
 fn extras(op: &MatMul) -> (Option<usize>, Option<usize>) {
     let bias = op.bias.then_some(2);

@@ -27,17 +27,23 @@ fn check(isa: Isa, op: &MatMul, inputs: &[&Tensor], constant: bool, team: &Team)
         DType::F64 => (0.0, 1e-12), // as exact as the reference of Gelu
         _ => (0.0, 0.0),
     };
+    // The factors of one repetition, dense.
+    let dense = |t: &Tensor, batch: &[usize], rows: usize, cols: usize| -> Vec<f64> {
+        let at = |i: usize| [batch, &[i / cols, i % cols]].concat();
+        (0..rows * cols).map(|i| t.at(&at(i))).collect()
+    };
+    let (m, n) = (sa[ra - 2], sb[rb - 1]);
+    let (mut fa, mut fb) = (Vec::new(), Vec::new());
     for index in indices(&out.layout.shape) {
-        let (row, col) = (index[index.len() - 2], index[index.len() - 1]);
-        let (mut ia, mut ib) = (index.clone(), index.clone());
+        let (batch, last) = index.split_at(index.len() - 2);
+        if last == [0, 0] {
+            (fa, fb) = (dense(a, batch, m, k), dense(b, batch, k, n));
+        }
         let (mut sum, mut size) = (0.0, 0.0);
         for p in 0..k {
-            let last = index.len() - 1;
-            (ia[last - 1], ia[last]) = (row, p);
-            (ib[last - 1], ib[last]) = (p, col);
-            let t = a.at(&ia) * b.at(&ib);
+            let t = fa[last[0] * k + p] * fb[p * n + last[1]];
             sum += t;
-            size += t.abs();
+            size += f64::abs(t);
         }
         sum *= f64::from(op.alpha.get());
         for extra in &inputs[2..] {
@@ -95,10 +101,10 @@ fn shapes_dtypes_and_transposes() {
                 );
                 for constant in [false, true] {
                     let op = MatMul::default();
-                    check(isa, &op, &[&a, &b], constant, &Team::ALONE);
-                    check(isa, &op, &[&transposed(&at), &b], constant, &Team::ALONE);
-                    check(isa, &op, &[&a, &transposed(&bt)], constant, &Team::ALONE);
-                    check(isa, &op, &[&transposed(&at), &transposed(&bt)], constant, &Team::ALONE);
+                    check(isa, &op, &[&a, &b], constant, &crate::team::ALONE);
+                    check(isa, &op, &[&transposed(&at), &b], constant, &crate::team::ALONE);
+                    check(isa, &op, &[&a, &transposed(&bt)], constant, &crate::team::ALONE);
+                    check(isa, &op, &[&transposed(&at), &transposed(&bt)], constant, &crate::team::ALONE);
                 }
             }
         }
@@ -123,23 +129,23 @@ fn batches_broadcast_and_views_stride() {
         ] {
             let (a, b) = (t(sa), t(sb));
             for constant in [false, true] {
-                check(Isa::detect(), &op, &[&a, &b], constant, &Team::ALONE);
+                check(Isa::detect(), &op, &[&a, &b], constant, &crate::team::ALONE);
             }
         }
         // (b, s, h, d) read as (b, h, s, d), times its own transpose: the views of attention.
         let q = t(&[2, 7, 3, 8]).view(|l| l.permute(&[0, 2, 1, 3]));
         let k = t(&[2, 9, 3, 8]).view(|l| l.permute(&[0, 2, 3, 1]));
-        check(Isa::detect(), &op, &[&q, &k], false, &Team::ALONE);
+        check(Isa::detect(), &op, &[&q, &k], false, &crate::team::ALONE);
         // Repeated, reversed and sliced.
         let a = t(&[1, 6]).view(|l| l.broadcast_to(&Shape::new(&[4, 3, 6])).unwrap());
         let b = t(&[12, 20]).view(|l| l.slice(0, 11, 6, -2).slice(1, 3, 9, 1));
-        check(Isa::detect(), &op, &[&a, &b], false, &Team::ALONE);
+        check(Isa::detect(), &op, &[&a, &b], false, &crate::team::ALONE);
         check(
             Isa::detect(),
             &op,
             &[&a.view(|l| l.slice(2, 5, 6, -1)), &b.view(|l| l.slice(1, 8, 9, -1))],
             false,
-            &Team::ALONE,
+            &crate::team::ALONE,
         );
     }
 }
@@ -175,14 +181,14 @@ fn endings() {
                 ];
                 for activation in activations {
                     let op = MatMul { alpha: F32::new(0.5), activation, ..MatMul::default() };
-                    check(isa, &op, &[&a, &b], true, &Team::ALONE);
+                    check(isa, &op, &[&a, &b], true, &crate::team::ALONE);
                     let op = MatMul { residual: true, ..op };
-                    check(isa, &op, &[&a, &b, &residual], true, &Team::ALONE);
+                    check(isa, &op, &[&a, &b, &residual], true, &crate::team::ALONE);
                     for bias in &biases {
                         let op = MatMul { bias: true, activation, ..MatMul::default() };
-                        check(isa, &op, &[&a, &b, bias], false, &Team::ALONE);
+                        check(isa, &op, &[&a, &b, bias], false, &crate::team::ALONE);
                         let op = MatMul { residual: true, ..op };
-                        check(isa, &op, &[&a, &b, bias, &residual], true, &Team::ALONE);
+                        check(isa, &op, &[&a, &b, bias, &residual], true, &crate::team::ALONE);
                     }
                 }
             }
@@ -204,7 +210,7 @@ fn bits_do_not_depend_on_cores() {
             let (a, b) = (t(sa), t(sb));
             let constant = sb.len() == 2;
             let op = MatMul::default();
-            let alone = check(Isa::detect(), &op, &[&a, &b], constant, &Team::ALONE);
+            let alone = check(Isa::detect(), &op, &[&a, &b], constant, &crate::team::ALONE);
             for team in [&two, &four] {
                 for _ in 0..3 {
                     assert!(
@@ -228,7 +234,7 @@ fn nan_and_infinity_pass_through() {
         for isa in Isa::available() {
             let op = Op::MatMul(op.clone());
             let trial = Trial { op: &op, inputs: &[&a, &b], packed: &[1], out: (DType::F32, &[4, 40]) };
-            let out = trial.run(|p| make_with(isa, p), &Team::ALONE);
+            let out = trial.run(|p| make_with(isa, p), &crate::team::ALONE);
             for j in 0..40 {
                 assert!(out.at(&[0, j]).is_nan(), "{isa:?} {activation:?}");
                 assert_eq!(out.at(&[1, j]), f64::INFINITY);

@@ -1,0 +1,158 @@
+//! The memory against a tiny fake device that knows what may be reused when: [`behaviour`] case by case, [`random`] in programs of
+//! many steps and threads.
+
+mod behaviour;
+mod random;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use super::*;
+use crate::driver::Segment;
+use crate::timeline::Ticket;
+
+const STREAMS: usize = 4;
+const MIB: usize = 1 << 20;
+
+/// A device of addresses without memory, whose work ends when the test says so, or when somebody waits.
+struct Fake {
+    memory: usize,
+    used: AtomicUsize,
+    most_used: AtomicUsize,
+    next: AtomicU64,
+    calls: AtomicU64,
+    /// Calls of `allocate` that fail, counted from 1.
+    refuse: Mutex<Vec<u64>>,
+    submitted: [AtomicU64; STREAMS],
+    completed: [AtomicU64; STREAMS],
+    stalled: AtomicBool,
+    abandoned: AtomicBool,
+    /// Who touches which addresses: from, to, under which ticket.
+    uses: Mutex<Vec<(u64, u64, Ticket)>>,
+    waits: AtomicU64,
+}
+
+#[derive(Clone)]
+struct Device(std::sync::Arc<Fake>);
+
+struct Owner {
+    device: Device,
+    from: u64,
+    bytes: usize,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.device.used.fetch_sub(self.bytes, Ordering::SeqCst);
+        if !std::thread::panicking() {
+            self.device.expect_unused(self.from, self.bytes, None);
+        }
+    }
+}
+
+impl std::ops::Deref for Device {
+    type Target = Fake;
+    fn deref(&self) -> &Fake {
+        &self.0
+    }
+}
+
+impl Device {
+    fn new(memory: usize) -> Self {
+        Self(std::sync::Arc::new(Fake {
+            memory,
+            used: AtomicUsize::new(0),
+            most_used: AtomicUsize::new(0),
+            next: AtomicU64::new(1 << 20),
+            calls: AtomicU64::new(0),
+            refuse: Mutex::default(),
+            submitted: Default::default(),
+            completed: Default::default(),
+            stalled: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
+            uses: Mutex::default(),
+            waits: AtomicU64::new(0),
+        }))
+    }
+
+    /// Submits work of a stream that touches a block.
+    fn launch(&self, stream: u32, blocks: &[&Block]) -> Ticket {
+        let number = self.submitted[stream as usize].fetch_add(1, Ordering::SeqCst) + 1;
+        let ticket = Ticket { stream: StreamId(stream), number };
+        for block in blocks {
+            block.record(ticket);
+            let from = block.address();
+            self.uses.lock().unwrap().push((from, from + block.bytes() as u64, ticket));
+        }
+        ticket
+    }
+
+    fn complete(&self, ticket: Ticket) {
+        self.completed[ticket.stream.0 as usize].fetch_max(ticket.number, Ordering::SeqCst);
+    }
+
+    fn complete_all(&self) {
+        for (submitted, completed) in self.submitted.iter().zip(&self.completed) {
+            completed.store(submitted.load(Ordering::SeqCst), Ordering::SeqCst);
+        }
+    }
+
+    /// INV-6: no work in flight touches these bytes, but for work of the stream that gets them.
+    fn expect_unused(&self, from: u64, bytes: usize, to: Option<StreamId>) {
+        let uses = self.uses.lock().unwrap();
+        for (start, end, ticket) in uses.iter().filter(|u| u.0 < from + bytes as u64 && from < u.1) {
+            let done = self.completed[ticket.stream.0 as usize].load(Ordering::SeqCst) >= ticket.number;
+            assert!(
+                done || to == Some(ticket.stream),
+                "INV-6: {ticket:?} still touches {start:#x}..{end:#x}"
+            );
+        }
+    }
+}
+
+impl Source for Device {
+    fn memory_bytes(&self) -> usize {
+        self.memory
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Segment> {
+        let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+        let used = self.used.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        if used > self.memory || self.refuse.lock().unwrap().contains(&call) {
+            self.used.fetch_sub(bytes, Ordering::SeqCst);
+            return Err(Error::out_of_memory("the fake device is full"));
+        }
+        self.most_used.fetch_max(used, Ordering::SeqCst);
+        let from = self.next.fetch_add((bytes as u64).next_multiple_of(64), Ordering::SeqCst);
+        Ok(Segment::new(from, bytes, Box::new(Owner { device: self.clone(), from, bytes })))
+    }
+
+    fn completed(&self, stream: StreamId) -> u64 {
+        self.completed[stream.0 as usize].load(Ordering::SeqCst)
+    }
+
+    fn wait(&self, ticket: Ticket, _deadline: Instant) -> Result<()> {
+        self.waits.fetch_add(1, Ordering::SeqCst);
+        if self.stalled.load(Ordering::SeqCst) {
+            return Err(Error::timeout("the fake device is stalled"));
+        }
+        self.complete(ticket);
+        Ok(())
+    }
+
+    fn abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::SeqCst)
+    }
+}
+
+fn pool(memory: usize, limit: usize) -> (Device, Arc<MemoryPool>) {
+    let device = Device::new(memory);
+    let config = MemoryConfig { limit: Some(limit), ..MemoryConfig::default() };
+    let pool = MemoryPool::new(device.clone(), config);
+    (device, pool)
+}
+
+fn cache(pool: &Arc<MemoryPool>, stream: u32) -> StreamCache {
+    pool.stream_cache(StreamId(stream)).unwrap()
+}
