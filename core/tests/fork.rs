@@ -104,6 +104,7 @@ fn children_of_a_busy_parent_neither_hang_nor_disturb_it() {
     let pool = SlotPool::new(PoolOptions::default().with_size(2), |_| Ok(0u64)).unwrap();
     let end = AtomicBool::new(false);
     let entries = thread::scope(|scope| {
+        let ending = End(&end);
         let workers: Vec<_> = (0..4)
             .map(|_| {
                 scope.spawn(|| {
@@ -153,11 +154,20 @@ fn children_of_a_busy_parent_neither_hang_nor_disturb_it() {
             drop(lease);
             assert_eq!(exit_status(child), Some(0), "a child hung or was let in");
         }
-        end.store(true, Ordering::Relaxed);
+        drop(ending);
         workers.into_iter().map(|worker| worker.join().unwrap()).sum::<u64>()
     });
     let drained = pool.close(Duration::ZERO).unwrap();
     assert_eq!(drained.payloads.iter().map(|(_, sections)| sections).sum::<u64>(), entries);
+}
+
+/// Ends the workers, also when the test fails.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// The child's exit status, or `None` (and the child is killed) if it does not end in ten seconds.
