@@ -30,6 +30,12 @@ fn a_child_gets_errors_frees_nothing_of_the_parents_and_may_open_its_own() {
     let _process = PROCESS.lock();
     let freed = Arc::new(AtomicUsize::new(0));
     let count = freed.clone();
+    // A thread of its own, so that its locals are destroyed in the child as well.
+    thread::spawn(move || use_fork_and_drop_everything(count)).join().unwrap();
+    assert_eq!(freed.load(Ordering::SeqCst), 0, "the queues are the parent's");
+}
+
+fn use_fork_and_drop_everything(count: Arc<AtomicUsize>) {
     let options = PoolOptions::default().with_size(2);
     let pool = SlotPool::new(options.clone(), move |_| Ok(Queue(count.clone()))).unwrap();
     let pool = Arc::new(pool);
@@ -85,20 +91,20 @@ fn a_child_gets_errors_frees_nothing_of_the_parents_and_may_open_its_own() {
     end.send(()).unwrap();
     thread.join().unwrap();
     drop(pool);
-    assert_eq!(freed.load(Ordering::SeqCst), 0, "the queues are the parent's");
 
     let own = SlotPool::new(options, |_| Ok(7)).unwrap();
     assert_eq!(*own.enter().unwrap(), 7);
     assert_eq!(own.close(Duration::ZERO).unwrap().payloads.len(), 1);
 }
 
-/// Threads of the parent hold the pool's locks most of the time, so a child that touched one would hang sooner or later.
+/// Threads of the parent hold the pool's locks most of the time (those that count its slots all the time), so a child that touched one would hang sooner or later.
 #[test]
 fn children_of_a_busy_parent_neither_hang_nor_disturb_it() {
     let _process = PROCESS.lock();
     let pool = SlotPool::new(PoolOptions::default().with_size(2), |_| Ok(0u64)).unwrap();
     let end = AtomicBool::new(false);
     let entries = thread::scope(|scope| {
+        let ending = End(&end);
         let workers: Vec<_> = (0..4)
             .map(|_| {
                 scope.spawn(|| {
@@ -112,6 +118,13 @@ fn children_of_a_busy_parent_neither_hang_nor_disturb_it() {
                 })
             })
             .collect();
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !end.load(Ordering::Relaxed) {
+                    assert_eq!(pool.stats().unwrap().size, 2);
+                }
+            });
+        }
         for _ in 0..100 {
             let mut lease = pool.lease().unwrap();
             let run = lease.enter().unwrap();
@@ -141,11 +154,20 @@ fn children_of_a_busy_parent_neither_hang_nor_disturb_it() {
             drop(lease);
             assert_eq!(exit_status(child), Some(0), "a child hung or was let in");
         }
-        end.store(true, Ordering::Relaxed);
+        drop(ending);
         workers.into_iter().map(|worker| worker.join().unwrap()).sum::<u64>()
     });
     let drained = pool.close(Duration::ZERO).unwrap();
     assert_eq!(drained.payloads.iter().map(|(_, sections)| sections).sum::<u64>(), entries);
+}
+
+/// Ends the workers, also when the test fails.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// The child's exit status, or `None` (and the child is killed) if it does not end in ten seconds.

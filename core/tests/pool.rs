@@ -190,6 +190,15 @@ fn an_idle_binding_is_taken_over_and_its_thread_notices() {
 }
 
 #[test]
+fn the_opener_gets_stream_0_back_when_it_is_free_again() {
+    let Fixture { pool, .. } = pool(3, WAIT);
+    let leases: Vec<_> = (0..3).map(|_| pool.lease().unwrap()).collect();
+    assert_eq!(pool.current(), None, "leased away while the opener ran nothing");
+    drop(leases);
+    assert_eq!(pool.enter().unwrap().stream(), StreamId(0));
+}
+
+#[test]
 fn waiters_are_served_in_the_order_of_arrival() {
     let Fixture { pool, .. } = pool(1, WAIT);
     let (order, served) = mpsc::channel();

@@ -119,6 +119,22 @@ fn an_entry_that_waited_and_ends_in_the_scope_of_a_lease_leaves_the_lease_alone(
 }
 
 #[test]
+fn a_thread_is_bound_to_one_stream_and_releases_the_other() {
+    let pool = pool(2, Policy::default());
+    let (first, second) = (pool.lease().unwrap(), pool.lease().unwrap());
+    let mut entry = pool.enter_async();
+    assert!(poll_once(&mut entry, Waker::noop()).is_pending());
+    drop(first); // Granted to the entry.
+    drop(second);
+    drop(pool.enter().unwrap());
+    assert_eq!(pool.stats().unwrap().bound_idle, 1);
+    let Poll::Ready(run) = poll_once(&mut entry, Waker::noop()) else { panic!("granted") };
+    drop(run.unwrap());
+    let stats = pool.stats().unwrap();
+    assert_eq!((stats.bound_idle, stats.free), (1, 1), "the thread's former slot is free");
+}
+
+#[test]
 fn cancelling_leaves_the_queue() {
     for policy in [Policy::default(), Policy::Share] {
         let pool = pool(1, policy);
