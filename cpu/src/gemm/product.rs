@@ -12,10 +12,10 @@ use crate::team::{LARGE_WORK, Team};
 const BLOCK_A: usize = 128 * 1024;
 /// `f32` elements of A that are packed at a time (4 MiB).
 const SUPER_A: usize = 1024 * 1024;
-/// `f32` elements of B that a task packs at a time (512 KiB).
-const BLOCK_B: usize = 128 * 1024;
+/// `f32` elements of B that a task packs at a time (1 MiB).
+const BLOCK_B: usize = 256 * 1024;
 /// The longest stretch of k that a tile runs over before it stores its sums and goes on.
-const BLOCK_K: usize = 4096;
+const BLOCK_K: usize = 2048;
 /// Multiply-adds that one task should at least have when a product is split over cores (about 10 us).
 const TASK_WORK: usize = 512 * 1024;
 /// The most cores that work on one product: each needs scratch memory of its own.

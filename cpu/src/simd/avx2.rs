@@ -19,6 +19,19 @@ unsafe fn first(n: usize) -> __m256i {
     unsafe { _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)) }
 }
 
+/// All ones in the lanes whose bit is set.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn chosen(lanes: u32) -> __m256i {
+    // SAFETY: the caller vouches for AVX2.
+    unsafe {
+        let bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+        _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(lanes as i32), bits), bits)
+    }
+}
+
 /// Sum of the lanes, halves first.
 ///
 /// # Safety
@@ -67,6 +80,22 @@ impl Vector for F32x8 {
         Self(unsafe { _mm256_maskload_ps(p, first(n)) })
     }
     #[inline(always)]
+    unsafe fn load_lanes(p: *const f32, lanes: u32) -> Self {
+        // SAFETY: the caller vouches for AVX2 and the reads; masked lanes are not read.
+        Self(unsafe { _mm256_maskload_ps(p, chosen(lanes)) })
+    }
+    #[inline(always)]
+    unsafe fn load_even(p: *const f32, lanes: u32) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let lo = _mm256_maskload_ps(p, chosen(lanes));
+            let hi = _mm256_maskload_ps(p.wrapping_add(8), chosen(lanes >> 8));
+            // Even lanes of each half, then the halves in order.
+            let pairs = _mm256_castps_pd(_mm256_shuffle_ps::<0b10_00_10_00>(lo, hi));
+            Self(_mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(pairs)))
+        }
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
         // SAFETY: the caller vouches for the writes, `self` for AVX2.
         unsafe { _mm256_storeu_ps(p, self.0) }
@@ -94,6 +123,7 @@ impl Vector for F32x8 {
         fma(a, b) = |x, a, b| _mm256_fmadd_ps(x, a, b);
         max(b) = |a, b| _mm256_max_ps(a, b);
         min(b) = |a, b| _mm256_min_ps(a, b);
+        or(b) = |a, b| _mm256_or_ps(a, b);
         abs() = |a| _mm256_andnot_ps(_mm256_set1_ps(-0.0), a);
         copysign(s) = |a, s| {
             let sign = _mm256_set1_ps(-0.0);

@@ -48,6 +48,21 @@ impl Vector for F32x16 {
         Self(unsafe { _mm512_maskz_loadu_ps(first(n), p) })
     }
     #[inline(always)]
+    unsafe fn load_lanes(p: *const f32, lanes: u32) -> Self {
+        // SAFETY: the caller vouches for AVX-512 and the reads; masked lanes are not read.
+        Self(unsafe { _mm512_maskz_loadu_ps(lanes as __mmask16, p) })
+    }
+    #[inline(always)]
+    unsafe fn load_even(p: *const f32, lanes: u32) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let lo = _mm512_maskz_loadu_ps(lanes as __mmask16, p);
+            let hi = _mm512_maskz_loadu_ps((lanes >> 16) as __mmask16, p.wrapping_add(16));
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            Self(_mm512_permutex2var_ps(lo, even, hi))
+        }
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
         // SAFETY: the caller vouches for the writes, `self` for AVX-512.
         unsafe { _mm512_storeu_ps(p, self.0) }
@@ -75,6 +90,7 @@ impl Vector for F32x16 {
         fma(a, b) = |x, a, b| _mm512_fmadd_ps(x, a, b);
         max(b) = |a, b| _mm512_max_ps(a, b);
         min(b) = |a, b| _mm512_min_ps(a, b);
+        or(b) = |a, b| _mm512_or_ps(a, b);
         abs() = |a| _mm512_abs_ps(a);
         copysign(s) = |a, s| {
             let sign = _mm512_set1_ps(-0.0);

@@ -48,6 +48,30 @@ impl Vector for F32x4 {
         }
     }
     #[inline(always)]
+    unsafe fn load_lanes(p: *const f32, chosen: u32) -> Self {
+        let mut lanes = [0.0; 4];
+        for (i, lane) in lanes.iter_mut().enumerate() {
+            if chosen >> i & 1 == 1 {
+                // SAFETY: the caller vouches for the read.
+                *lane = unsafe { p.add(i).read() };
+            }
+        }
+        // SAFETY: the caller vouches for NEON; the array has 4 elements.
+        Self(unsafe { vld1q_f32(lanes.as_ptr()) })
+    }
+    #[inline(always)]
+    unsafe fn load_even(p: *const f32, chosen: u32) -> Self {
+        let mut lanes = [0.0; 4];
+        for (i, lane) in lanes.iter_mut().enumerate() {
+            if chosen >> (2 * i) & 1 == 1 {
+                // SAFETY: the caller vouches for the read.
+                *lane = unsafe { p.add(2 * i).read() };
+            }
+        }
+        // SAFETY: the caller vouches for NEON; the array has 4 elements.
+        Self(unsafe { vld1q_f32(lanes.as_ptr()) })
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
         // SAFETY: the caller vouches for the writes.
         unsafe { vst1q_f32(p, self.0) }
@@ -76,6 +100,7 @@ impl Vector for F32x4 {
         fma(a, b) = |x, a, b| vfmaq_f32(b, x, a);
         max(b) = |a, b| vbslq_f32(vcgtq_f32(a, b), a, b);
         min(b) = |a, b| vbslq_f32(vcltq_f32(a, b), a, b);
+        or(b) = |a, b| vreinterpretq_f32_u32(vorrq_u32(vreinterpretq_u32_f32(a), vreinterpretq_u32_f32(b)));
         abs() = |a| vabsq_f32(a);
         copysign(s) = |a, s| vbslq_f32(vdupq_n_u32(0x8000_0000), s, a);
         select_lt(b, yes, no) = |a, b, yes, no| vbslq_f32(vcltq_f32(a, b), yes, no);

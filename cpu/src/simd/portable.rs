@@ -60,6 +60,28 @@ impl<const N: usize> Vector for Lanes<N> {
         Lanes(lanes)
     }
     #[inline(always)]
+    unsafe fn load_lanes(p: *const f32, chosen: u32) -> Self {
+        let mut lanes = [0.0; N];
+        for (i, lane) in lanes.iter_mut().enumerate() {
+            if chosen >> i & 1 == 1 {
+                // SAFETY: the caller vouches for the read.
+                *lane = unsafe { p.add(i).read() };
+            }
+        }
+        Lanes(lanes)
+    }
+    #[inline(always)]
+    unsafe fn load_even(p: *const f32, chosen: u32) -> Self {
+        let mut lanes = [0.0; N];
+        for (i, lane) in lanes.iter_mut().enumerate() {
+            if chosen >> (2 * i) & 1 == 1 {
+                // SAFETY: the caller vouches for the read.
+                *lane = unsafe { p.add(2 * i).read() };
+            }
+        }
+        Lanes(lanes)
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
         // SAFETY: the caller vouches for `N` writes of any alignment.
         unsafe { p.cast::<[f32; N]>().write_unaligned(self.0) }
@@ -102,6 +124,10 @@ impl<const N: usize> Vector for Lanes<N> {
     #[inline(always)]
     fn min(self, b: Self) -> Self {
         each!(N, |i| if self.0[i] < b.0[i] { self.0[i] } else { b.0[i] })
+    }
+    #[inline(always)]
+    fn or(self, b: Self) -> Self {
+        each!(N, |i| f32::from_bits(self.0[i].to_bits() | b.0[i].to_bits()))
     }
     #[inline(always)]
     fn abs(self) -> Self {

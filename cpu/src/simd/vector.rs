@@ -31,6 +31,18 @@ pub(crate) trait Vector: Copy {
     /// As [`Vector::splat`], and `p` is valid for `n` reads.
     unsafe fn load_first(p: *const f32, n: usize) -> Self;
 
+    /// Lane `i` from `p[i]` where bit `i` of `lanes` is set, else 0.
+    ///
+    /// # Safety
+    /// As [`Vector::splat`], and `p` is valid for reading those elements.
+    unsafe fn load_lanes(p: *const f32, lanes: u32) -> Self;
+
+    /// Lane `i` from `p[2 i]` where bit `2 i` of `lanes` is set, else 0. No other bit is set.
+    ///
+    /// # Safety
+    /// As [`Vector::splat`], and `p` is valid for reading those elements.
+    unsafe fn load_even(p: *const f32, lanes: u32) -> Self;
+
     /// Writes all lanes to `p` (any alignment).
     ///
     /// # Safety
@@ -60,6 +72,8 @@ pub(crate) trait Vector: Copy {
     /// The smaller; `b` if either is NaN.
     fn min(self, b: Self) -> Self;
     fn abs(self) -> Self;
+    /// The bits of both: the one that is not 0, where one is.
+    fn or(self, b: Self) -> Self;
     /// The magnitude of `self` with the sign of `s`.
     fn copysign(self, s: Self) -> Self;
     /// Per lane `if self < b { yes } else { no }`; `no` if either is NaN.

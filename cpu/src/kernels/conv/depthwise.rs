@@ -4,6 +4,7 @@
 //! of neighbours, without a test for the border.
 
 use half::{bf16, f16};
+use smallvec::SmallVec;
 use streampool_core::Result;
 use streampool_core::op::DType;
 
@@ -86,7 +87,7 @@ impl Depthwise {
         let w = &self.window;
         let last = w.axes() - 1;
         let (stride, len, before) = (w.strides[last], w.input[last], w.before[last] as usize);
-        let mut index = vec![0usize; last];
+        let mut index: SmallVec<[usize; 4]> = SmallVec::from_elem(0, last);
         for r in 0..self.copy / self.row {
             // SAFETY: rows of the copy, and those rows of the plane that are inside it.
             unsafe {
@@ -103,10 +104,14 @@ impl Depthwise {
                         let n = len.min(self.part.saturating_sub(before));
                         T::widen(&from[..n], &mut to[before.min(self.part)..][..n]);
                     } else {
-                        for (i, x) in from.iter().enumerate() {
-                            let at = i + before;
-                            if at / stride < self.part {
-                                to[at % stride * self.part + at / stride] = x.wide();
+                        // One remainder after the other: element `q * stride + r - before` of the row at `r * part + q`.
+                        for r in 0..stride {
+                            let first = before.saturating_sub(r).div_ceil(stride);
+                            let end = (len + before).saturating_sub(r).div_ceil(stride).min(self.part);
+                            if first < end {
+                                let from = from[first * stride + r - before..].iter().step_by(stride);
+                                let to = &mut to[r * self.part + first..r * self.part + end];
+                                to.iter_mut().zip(from).for_each(|(t, x)| *t = x.wide());
                             }
                         }
                     }
@@ -138,7 +143,7 @@ impl Depthwise {
                 DType::BF16 => self.pad::<bf16>(x.cast(), scratch),
                 _ => self.pad::<f32>(x.cast(), scratch),
             }
-            let mut own = vec![0f32; self.taps.len()];
+            let mut own: SmallVec<[f32; 32]> = SmallVec::new();
             for t in 0..self.times {
                 let out = channel * self.times + t;
                 let weights = match &self.weights {
@@ -148,6 +153,7 @@ impl Depthwise {
                     }
                     None => {
                         let at = args.inputs[1].add(out * self.taps.len() * size);
+                        own.resize(self.taps.len(), 0.0);
                         read_all(dtype, at, &mut own);
                         &own
                     }

@@ -2,6 +2,7 @@
 //! [`depthwise`] where each output channel reads one input channel; [`Op::ConvTranspose`](streampool_core::op::Op::ConvTranspose)
 //! in [`transpose`]. f32, f16, bf16; double precision is left to the plain loops of `reference`.
 
+mod collect;
 mod depthwise;
 mod patches;
 mod transpose;

@@ -5,6 +5,7 @@ use half::{bf16, f16};
 use streampool_core::Result;
 use streampool_core::op::DType;
 
+use super::collect::{panel_by_register, rows, runs};
 use super::{Common, Pointers, Rows, Window, packed_rows};
 use crate::gemm::pack::{Narrow, row_stride};
 use crate::gemm::{B, Epilogue, Form, Output, Product, Rect, Repeat, Sink, Source, Spec};
@@ -13,6 +14,7 @@ use crate::simd::Isa;
 
 /// A convolution by patches. One product per image and group.
 pub(super) struct PatchConv {
+    isa: Isa,
     window: Window,
     common: Common,
     /// Output and input channels of a group.
@@ -51,7 +53,7 @@ impl PatchConv {
         });
         let repeat = Repeat::new(items, work, product.scratch_bytes());
         let tap_steps = window.tap_steps();
-        Ok(Self { window, common, m, c, product, repeat, weights, tap_steps })
+        Ok(Self { isa, window, common, m, c, product, repeat, weights, tap_steps })
     }
 
     /// Packs the patches of output positions `first..first + cols` of the channels at `x` into `to`, rows of `width`.
@@ -59,37 +61,15 @@ impl PatchConv {
     /// # Safety
     /// `x` is valid for the group's channels, `to` for (channels * taps) rows of `width`.
     unsafe fn pack<T: Narrow>(&self, x: *const T, first: usize, cols: usize, width: usize, to: *mut f32) {
-        let w = &self.window;
-        let last = w.axes() - 1;
-        let (row_len, stride, taps) = (w.output[last], w.strides[last], self.tap_steps.len());
-        let plane = w.in_len();
-        let mut col = 0;
-        while col < width {
-            // A run of positions in one row of the output; behind the last position, zeros.
-            let position = first + col;
-            let (row, start) = (position / row_len, position % row_len);
-            let run = if col < cols { (row_len - start).min(cols - col) } else { width - col };
-            for (tap, steps) in self.tap_steps.iter().enumerate() {
-                let begin = (start * stride) as isize + steps[last] - w.before[last];
-                let line = if col < cols { w.row(row, steps) } else { None };
-                let inside = if line.is_some() { w.inside(begin, run) } else { 0..0 };
-                let from = line.unwrap_or(0) as isize + begin + (inside.start * stride) as isize;
-                // SAFETY: `inside` are the positions whose tap lies in the row `line` of the plane; the others are zero.
-                unsafe {
-                    for c in 0..self.c {
-                        let to = to.add((c * taps + tap) * width + col);
-                        if inside.len() < run {
-                            std::slice::from_raw_parts_mut(to, inside.start).fill(0.0);
-                            std::slice::from_raw_parts_mut(to.add(inside.end), run - inside.end).fill(0.0);
-                        }
-                        if !inside.is_empty() {
-                            let from = x.offset((c * plane) as isize + from);
-                            copy_run(from, stride, to.add(inside.start), inside.len());
-                        }
-                    }
-                }
-            }
-            col += run;
+        let (w, taps) = (&self.window, self.tap_steps.len());
+        let runs = runs(w, first, cols);
+        if self.common.dtype == DType::F32 && w.strides[w.axes() - 1] <= 2 {
+            // SAFETY: the caller's; a panel row is two registers.
+            return unsafe { panel_by_register(self.isa, w, &runs, &self.tap_steps, x.cast(), self.c, to) };
+        }
+        for (tap, steps) in self.tap_steps.iter().enumerate() {
+            // SAFETY: the rows of this tap, one per channel, are `taps` rows apart.
+            unsafe { rows(w, &runs, steps, x, self.c, to.add(tap * width), taps * width, width) };
         }
     }
 
@@ -180,35 +160,6 @@ unsafe impl Sync for AddressMut {}
 impl AddressMut {
     fn get(&self) -> *mut u8 {
         self.0
-    }
-}
-
-/// `to[j] = from[j * stride]` for `j` below `len`.
-///
-/// # Safety
-/// Both are valid for that.
-#[inline(always)]
-unsafe fn copy_run<T: Narrow>(from: *const T, stride: usize, to: *mut f32, len: usize) {
-    // SAFETY: passed on from the caller.
-    unsafe {
-        if stride == 1 {
-            let mut j = 0;
-            // Constant lengths become a few moves of whole registers.
-            while j + 16 <= len {
-                for i in 0..16 {
-                    *to.add(j + i) = (*from.add(j + i)).wide();
-                }
-                j += 16;
-            }
-            while j < len {
-                *to.add(j) = (*from.add(j)).wide();
-                j += 1;
-            }
-        } else {
-            for j in 0..len {
-                *to.add(j) = (*from.add(j * stride)).wide();
-            }
-        }
     }
 }
 
