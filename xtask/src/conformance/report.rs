@@ -205,7 +205,11 @@ mod tests {
             atol: 1e-7,
         };
         let cases = vec![case; kinds.len()];
-        Report::new(&cases, &verdicts, None).judge(Some(&Floor { all: floor, in_scope: floor }))
+        Report::new(&cases, &verdicts, None).judge(Some(&Floor {
+            all: floor,
+            in_scope: floor,
+            rounding: BTreeMap::new(),
+        }))
     }
 
     #[test]
