@@ -26,6 +26,7 @@ pub struct DeviceBuilder {
     memory_limit: Option<usize>,
     cores: Option<usize>,
     sim: SimConfig,
+    sim_driver: Option<SimDriver>,
 }
 
 impl DeviceBuilder {
@@ -37,6 +38,7 @@ impl DeviceBuilder {
             memory_limit: None,
             cores: None,
             sim: SimConfig::default(),
+            sim_driver: None,
         }
     }
 
@@ -75,6 +77,14 @@ impl DeviceBuilder {
         self
     }
 
+    /// Simulated device: this very one. Keep a clone to steer it: hold streams back, step, inject faults. Its own
+    /// configuration holds, not that of [`DeviceBuilder::sim`]; open one device on it, not two.
+    #[must_use]
+    pub fn sim_driver(mut self, driver: SimDriver) -> Self {
+        self.sim_driver = Some(driver);
+        self
+    }
+
     /// Opens it. The calling thread gets stream 0.
     ///
     /// # Errors
@@ -82,7 +92,7 @@ impl DeviceBuilder {
     pub fn open(self) -> Result<Device> {
         let driver: Arc<dyn Driver> = match self.name.as_str() {
             "cpu" => Arc::new(CpuDriver::new(CpuConfig { cores: self.cores.unwrap_or(0) })),
-            "sim" => Arc::new(SimDriver::new(self.sim)),
+            "sim" => Arc::new(self.sim_driver.unwrap_or_else(|| SimDriver::new(self.sim))),
             other => {
                 return Err(Error::unsupported(format!(
                     "there is no device '{other}' here; devices of this build are: {}",
