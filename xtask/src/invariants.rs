@@ -62,7 +62,10 @@ fn the_page_and_the_code_name_the_same() {
     }
     for (name, file) in named_in_code(&root) {
         let row = table.get(&name).unwrap_or_else(|| panic!("{name} is named in {file}, not in {PAGE}"));
-        assert!(!row.checks.is_empty(), "{name} is named in {file}, and {PAGE} names no check that guards it");
+        assert!(
+            !row.checks.is_empty(),
+            "{name} is named in {file}, and {PAGE} names no check that guards it"
+        );
     }
     let mutants = mutants::read(&root).unwrap();
     let mut told = BTreeSet::new();
@@ -87,7 +90,8 @@ fn the_page_and_the_code_name_the_same() {
     for mutant in &mutants {
         assert!(told.contains(&mutant.name), "{} is not in {PAGE}, row {}", mutant.name, mutant.breaks);
         // What catches a fault that breaks an invariant guards it.
-        let guards = mutant.caught_by.iter().any(|check| table[&mutant.breaks].checks.contains(&check.to_string()));
+        let guards =
+            mutant.caught_by.iter().any(|check| table[&mutant.breaks].checks.contains(&check.to_string()));
         assert!(guards, "{PAGE}, {}: none of the checks that catch {} is named", mutant.breaks, mutant.name);
     }
 }

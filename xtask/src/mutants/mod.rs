@@ -80,6 +80,11 @@ fn bar(length: usize) -> ProgressBar {
     ProgressBar::new(length as u64).with_style(style)
 }
 
+/// A line above the bar; where there is no bar, all lines, for a log.
+fn say(bar: &ProgressBar, line: &str) {
+    if bar.is_hidden() { println!("{line}") } else { bar.println(line) }
+}
+
 /// The scratch copy and what builds in it.
 fn prepare() -> Result<(Scratch, Runner), String> {
     let root = root();
@@ -139,8 +144,8 @@ fn check(mutants: &[&Mutant], options: &Options) -> Result<Vec<Row>, String> {
         scratch.restore(mutant)?;
         row.seconds = begin.elapsed().as_secs_f64();
         row.settle();
-        if !row.caught {
-            bar.println(format!("NOT CAUGHT {}: {}", row.name, row.verdict()));
+        if !row.caught || bar.is_hidden() {
+            say(&bar, &format!("{:5.1} s  {}: {}", row.seconds, row.name, row.verdict()));
         }
         rows.push(row);
         bar.inc(1);

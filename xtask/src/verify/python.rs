@@ -74,7 +74,8 @@ pub(crate) fn run(quick: bool, device: Option<&str>, logs: &Path) -> Vec<Row> {
     let mut command = Command::new(&python);
     command.args(["-m", "streampool", "verify"]).current_dir(logs);
     if quick {
-        let help = Command::new(&python).args(["-m", "streampool", "verify", "--help"]).current_dir(logs).output();
+        let help =
+            Command::new(&python).args(["-m", "streampool", "verify", "--help"]).current_dir(logs).output();
         // An older package has no short form: then all of it runs.
         if help.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("--quick")) {
             command.arg("--quick");
