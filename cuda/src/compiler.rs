@@ -102,11 +102,21 @@ impl Compiler {
             .collect()
     }
 
+    /// The entry point of a text of the driver's own.
+    pub(crate) fn text(&self, name: &str, text: &str) -> Result<Arc<Function>> {
+        let module = self.load(&self.image_of(prelude(Dialect::Cuda) + text)?)?;
+        self.entry(&module, name)
+    }
+
     fn image(&self, kernels: &[&Kernel]) -> Result<Vec<u8>> {
         let mut text = prelude(Dialect::Cuda);
         for kernel in kernels {
             text.push_str(&kernel.source(Dialect::Cuda));
         }
+        self.image_of(text)
+    }
+
+    fn image_of(&self, text: String) -> Result<Vec<u8>> {
         let path = self.folder.as_ref().map(|folder| {
             let mut hash = 0xcbf2_9ce4_8422_2325u64;
             for b in text.bytes() {

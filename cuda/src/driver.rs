@@ -18,6 +18,7 @@ use crate::host_step::Cpu;
 use crate::memory::DeviceMemory;
 use crate::program::CudaExecutable;
 use crate::queue::CudaQueue;
+use crate::service::Service;
 use crate::timeline::Timeline;
 
 /// Submissions in flight on a queue before a submission waits: below the depth at which the driver itself would block.
@@ -38,6 +39,7 @@ pub struct CudaConfig {
 pub(crate) struct Shared {
     info: DeviceInfo,
     pub(crate) timeline: Timeline,
+    pub(crate) service: Service,
     pub(crate) compiler: Compiler,
     pub(crate) blas: Blas,
     pub(crate) constants: Constants,
@@ -74,11 +76,13 @@ impl CudaDriver {
             inline: false,
             queue_depth: QUEUE_DEPTH,
         };
+        let compiler = Compiler::new(&context, config.cache_folder);
         Ok(Self {
             shared: Arc::new(Shared {
                 info,
                 timeline: Timeline::new(&context)?,
-                compiler: Compiler::new(&context, config.cache_folder),
+                service: Service::new(&compiler)?,
+                compiler,
                 blas: Blas::new(&context)?,
                 constants: Constants::default(),
                 cpu: Arc::new(CpuDriver::new(CpuConfig::default())),

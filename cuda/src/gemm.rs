@@ -36,6 +36,9 @@ pub(crate) struct Shape {
     b: (bool, usize),
     batch: usize,
     steps: [usize; 2],
+    /// From one result of a batch to the next, and from one bias.
+    out_step: usize,
+    bias_step: usize,
     relu: bool,
     gelu: bool,
     bias: bool,
@@ -239,6 +242,8 @@ impl Blas {
             b,
             batch,
             steps: [steps[0] as usize, steps[1] as usize],
+            out_step: m * n,
+            bias_step: 0,
             relu,
             gelu,
             bias: fuse_bias,
@@ -280,6 +285,55 @@ impl Blas {
         Ok(Some((gemm, fused)))
     }
 
+    /// Several products of one left factor with weights that lie one behind the other, as one batch: what asks for queries, keys and values.
+    /// `a` is dense, of `rows` rows; `b` is the first weight; `out_step` elements lie between results. `None` if cuBLASLt has no way.
+    pub(crate) fn siblings(
+        &self,
+        count: usize,
+        rows: usize,
+        (b, dtype): (&Layout, DType),
+        tf32: bool,
+        bias: Option<u64>,
+        out_step: usize,
+    ) -> Result<Option<Gemm>> {
+        let (k, n) = (b.shape[0], b.shape[1]);
+        let Some(b) = orientation(b, k, n) else { return Ok(None) };
+        let shape = Shape {
+            dtype,
+            tf32: tf32 && dtype == DType::F32,
+            m: rows,
+            n,
+            k,
+            a: (false, k),
+            b,
+            batch: count,
+            steps: [0, k * n],
+            out_step,
+            bias_step: if bias.is_some() { n } else { 0 },
+            relu: false,
+            gelu: false,
+            bias: bias.is_some(),
+            residual: false,
+            alignment: [16, 16],
+        };
+        let mut gemm = self.describe(&shape, 1.0, bias)?;
+        let found = self.chosen.lock().unwrap_or_else(PoisonError::into_inner).get(&shape).copied();
+        gemm.chosen = match found {
+            Some(chosen) => chosen,
+            None => {
+                let Some(chosen) = self.choose(&shape, &gemm)? else { return Ok(None) };
+                self.chosen.lock().unwrap_or_else(PoisonError::into_inner).insert(shape, chosen);
+                chosen
+            }
+        };
+        gemm.calls = vec![[0; 3]];
+        gemm.what = format!(
+            "cuBLASLt {rows}x{n}x{k}, {count} weights at once{}",
+            if bias.is_some() { " + bias" } else { "" }
+        );
+        Ok(Some(gemm))
+    }
+
     fn describe(&self, s: &Shape, alpha: f64, bias: Option<u64>) -> Result<Gemm> {
         use sys::cublasComputeType_t as C;
         use sys::cudaDataType as T;
@@ -317,7 +371,7 @@ impl Blas {
         let layouts = [
             layout(first, s.b.1, s.steps[1]).map_err(made)?,
             layout(second, s.a.1, s.steps[0]).map_err(made)?,
-            layout((s.n, s.m), s.n, s.m * s.n).map_err(made)?,
+            layout((s.n, s.m), s.n, s.out_step).map_err(made)?,
         ];
         let gemm = Gemm {
             handle: self.handle,
@@ -351,6 +405,10 @@ impl Blas {
         set(A::CUBLASLT_MATMUL_DESC_EPILOGUE, (&raw const epilogue).cast(), 4)?;
         if let (true, Some(address)) = (s.bias, bias) {
             set(A::CUBLASLT_MATMUL_DESC_BIAS_POINTER, (&raw const address).cast(), 8)?;
+            let step = s.bias_step as i64;
+            if step > 0 {
+                set(A::CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE, (&raw const step).cast(), 8)?;
+            }
         }
         Ok(gemm)
     }
@@ -418,7 +476,7 @@ impl Blas {
         let extent = |rows: usize, ld: usize, step: usize| (rows * ld + (s.batch - 1) * step) * size + 256;
         let a = DeviceMemory::new(&self.context, extent(if s.a.0 { s.k } else { s.m }, s.a.1, s.steps[0]))?;
         let b = DeviceMemory::new(&self.context, extent(if s.b.0 { s.n } else { s.k }, s.b.1, s.steps[1]))?;
-        let y = DeviceMemory::new(&self.context, extent(s.m, s.n, s.m * s.n))?;
+        let y = DeviceMemory::new(&self.context, extent(s.m, s.n, s.out_step))?;
         let workspace = DeviceMemory::new(&self.context, WORKSPACE)?;
         let mut stream: cu::CUstream = std::ptr::null_mut();
         let mut events: [cu::CUevent; 2] = [std::ptr::null_mut(); 2];

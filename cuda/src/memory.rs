@@ -70,7 +70,6 @@ impl Drop for DeviceMemory {
 pub(crate) struct PinnedMemory {
     context: Arc<Context>,
     first: *mut u8,
-    bytes: usize,
 }
 
 // SAFETY: it owns its bytes; who uses them through the pointer answers for the order of access.
@@ -90,15 +89,11 @@ impl PinnedMemory {
         context.noted(check(&format!("allocating {bytes} bytes of pinned host memory"), result))?;
         // SAFETY: freshly allocated with this length.
         unsafe { first.cast::<u8>().write_bytes(0, bytes) };
-        Ok(Self { context: context.clone(), first: first.cast(), bytes })
+        Ok(Self { context: context.clone(), first: first.cast() })
     }
 
     pub(crate) fn as_ptr(&self) -> *mut u8 {
         self.first
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
     }
 
     /// The device's address of byte `offset`: with unified addressing, the host's.

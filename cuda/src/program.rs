@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use streampool_core::driver::{ALIGNMENT, Bindings, Executable};
-use streampool_core::op::{MatMul, Op, Operand, Place, Port, Program, Step};
+use streampool_core::op::{Constant, DType, MatMul, Op, Operand, Place, Port, Program, Step};
 use streampool_core::{Error, Result};
 use streampool_kernels::{Binding, Kernel, epilogue, lower, vectors};
 
@@ -14,6 +14,7 @@ use crate::driver::Shared;
 use crate::gemm::Gemm;
 use crate::host_step::{self, HostStep};
 use crate::memory::DeviceMemory;
+use crate::service::STATUS_WORDS;
 
 /// An address: so many bytes from base number `base` (see [`BOUND`]).
 #[derive(Clone, Copy, Debug)]
@@ -30,9 +31,6 @@ pub(crate) const BOUND: u32 = 3;
 
 /// Bytes that bound inputs are copied to a multiple of, if they are not: what libraries and wide loads want.
 pub(crate) const INPUT_ALIGNMENT: u64 = 16;
-
-/// Status words of a queue: steps beyond that many share the last.
-pub(crate) const STATUS_WORDS: usize = 256;
 
 /// One kernel launch.
 pub(crate) struct Launch {
@@ -68,8 +66,10 @@ pub(crate) struct CudaExecutable {
     pub(crate) arena_bytes: usize,
     pub(crate) workspace_bytes: usize,
     pub(crate) steps: Box<[Prepared]>,
-    /// Submissions of a run that is not a graph.
-    pub(crate) launches: usize,
+    /// Whether one launch of a graph is quicker than the launches of a run.
+    pub(crate) worth_a_graph: bool,
+    /// Status words that its steps use.
+    pub(crate) status_words: usize,
     /// Whether data can make it fail: then its run is waited for, so that the error is that call's own.
     pub(crate) may_fail: bool,
     /// Whether the host takes part: then it is no graph.
@@ -77,6 +77,7 @@ pub(crate) struct CudaExecutable {
     device: *const (),
     context: Arc<crate::context::Context>,
     _constants: Box<[Option<Arc<DeviceMemory>>]>,
+    _groups: Box<[Arc<DeviceMemory>]>,
 }
 
 // SAFETY: immutable; `device` is compared, never followed.
@@ -149,6 +150,10 @@ fn alignment(operand: &Operand) -> u32 {
 enum Draft {
     Kernels(Vec<Kernel>),
     Gemm(Gemm, Option<Kernel>),
+    /// This product and some of the following ones at once.
+    Siblings(Siblings),
+    /// One of the following ones.
+    Sibling,
     Host(HostStep),
 }
 
@@ -158,21 +163,34 @@ impl CudaExecutable {
         let mut uploaded: Vec<Option<Arc<DeviceMemory>>> = vec![None; program.constants.len()];
         let mut drafts = Vec::with_capacity(program.steps.len());
         let mut kernels: Vec<Kernel> = Vec::new();
+        let mut siblings = 0;
         for (i, step) in program.steps.iter().enumerate() {
             let fail = |e: Error| fail(e.context(format_args!("step {i} '{}'", step.name)));
             check_step(program, step).map_err(fail)?;
-            let draft = draft(program, step, device, &mut uploaded).map_err(fail)?;
+            if siblings > 0 {
+                siblings -= 1;
+                drafts.push(Draft::Sibling);
+                continue;
+            }
+            let draft = match Siblings::find(program, i, device).map_err(fail)? {
+                Some(found) => {
+                    siblings = found.count - 1;
+                    Draft::Siblings(found)
+                }
+                None => draft(program, step, device, &mut uploaded).map_err(fail)?,
+            };
             match &draft {
                 Draft::Kernels(list) => kernels.extend(list.iter().cloned()),
                 Draft::Gemm(_, tail) => kernels.extend(tail.iter().cloned()),
-                Draft::Host(_) => {}
+                Draft::Siblings(_) | Draft::Sibling | Draft::Host(_) => {}
             }
             drafts.push(draft);
         }
         let mut functions = device.compiler.functions(&kernels).map_err(fail)?.into_iter();
         let mut steps = Vec::with_capacity(drafts.len());
-        let (mut workspace_bytes, mut launches, mut may_fail, mut on_host, mut words) =
-            (0, 0, false, false, 0);
+        let mut groups: Vec<Arc<DeviceMemory>> = Vec::new();
+        let (mut workspace_bytes, mut launches, mut gemms, mut may_fail, mut on_host, mut words) =
+            (0, 0, 0, false, false, 0);
         for (step, draft) in program.steps.iter().zip(drafts) {
             let status = match &draft {
                 Draft::Kernels(list) if list.iter().any(Kernel::may_fail) => {
@@ -231,6 +249,7 @@ impl CudaExecutable {
                 }
                 Draft::Gemm(gemm, tail) => {
                     launches += gemm.calls.len() + usize::from(tail.is_some());
+                    gemms += 1;
                     workspace_bytes = workspace_bytes.max(gemm.workspace());
                     let tail = tail.map(|k| launch(k, &mut uploaded)).transpose().map_err(fail)?;
                     let at = |o: &Operand, u: &mut _| place(o, u).map_err(fail);
@@ -246,6 +265,23 @@ impl CudaExecutable {
                         tail.as_ref().map_or(String::new(), |t| format!("; {}", t.what))
                     );
                     Prepared { name, status, work: Work::Gemm { gemm, at: addresses, residual, tail }, what }
+                }
+                Draft::Siblings(found) => {
+                    launches += 1;
+                    gemms += 1;
+                    workspace_bytes = workspace_bytes.max(found.gemm.workspace());
+                    let weights = Located { base: ABSOLUTE, offset: found.memory[0].address() };
+                    let a = place(&step.inputs[0], &mut uploaded).map_err(fail)?;
+                    let out = Located { base: ARENA, offset: found.first };
+                    groups.extend(found.memory);
+                    let what = found.gemm.what.clone();
+                    let work =
+                        Work::Gemm { gemm: found.gemm, at: [a, weights, out], residual: out, tail: None };
+                    Prepared { name, status, work, what }
+                }
+                Draft::Sibling => {
+                    let what = "with the product before".into();
+                    Prepared { name, status, work: Work::Kernels(Vec::new()), what }
                 }
                 Draft::Host(host) => {
                     on_host = true;
@@ -270,12 +306,14 @@ impl CudaExecutable {
             arena_bytes: program.arena_bytes,
             workspace_bytes,
             steps: steps.into(),
-            launches,
+            worth_a_graph: !on_host && (launches > 1 || gemms > 0),
+            status_words: usize::min(words, STATUS_WORDS),
             may_fail,
             on_host,
             device: std::ptr::from_ref(device).cast(),
             context: device.context.clone(),
             _constants: uploaded.into(),
+            _groups: groups.into(),
         })
     }
 
@@ -316,6 +354,95 @@ impl CudaExecutable {
             ));
         }
         Ok(())
+    }
+}
+
+/// Consecutive products of one left factor with constant weights of one shape.
+struct Siblings {
+    count: usize,
+    gemm: Gemm,
+    /// The weights, then the biases.
+    memory: Vec<Arc<DeviceMemory>>,
+    /// Where in the arena the lowest result lies.
+    first: u64,
+}
+
+impl Siblings {
+    /// The run of siblings that begins with step `i`, if it is two or more and its results are equally far apart.
+    fn find(program: &Program, i: usize, device: &Shared) -> Result<Option<Self>> {
+        let first = &program.steps[i];
+        let Op::MatMul(op) = &first.op else { return Ok(None) };
+        let (a, b, y) = (&first.inputs[0], &first.inputs[1], &first.outputs[0]);
+        let constant = |o: &Operand| match o.place {
+            Place::Constant(n) if o.layout.offset == 0 => program.constants.get(n as usize),
+            _ => None,
+        };
+        let k = a.layout.shape.last().copied().unwrap_or(0);
+        if op.residual
+            || op.activation.is_some()
+            || op.alpha.get() != 1.0
+            || !y.dtype.is_float()
+            || y.dtype == DType::F64
+            || y.layout.shape.is_empty()
+            || k == 0
+            || b.layout.shape.rank() != 2
+            || !a.layout.is_contiguous()
+            || alignment(a) < INPUT_ALIGNMENT as u32
+            || vectors(op, &first.inputs, y).is_some()
+        {
+            return Ok(None);
+        }
+        let bytes = y.ty().bytes();
+        // Weights and biases must stay aligned behind one another.
+        let size = y.dtype.size();
+        if !(b.layout.shape.len() * size).is_multiple_of(16) || !(b.layout.shape[1] * size).is_multiple_of(16)
+        {
+            return Ok(None);
+        }
+        let alike = |step: &Step| {
+            step.op == first.op
+                && step.inputs[0] == *a
+                && step.inputs[1].layout == b.layout
+                && constant(&step.inputs[1]).is_some_and(|c| c.ty().shape.len() == b.layout.shape.len())
+                && step.inputs.get(2).is_none_or(|o| {
+                    o.layout.shape[..] == b.layout.shape[1..]
+                        && o.layout.is_contiguous()
+                        && constant(o).is_some_and(|c| c.ty().bytes() == o.ty().bytes())
+                })
+                && step.outputs[0].layout == y.layout
+                && y.layout.offset == 0
+        };
+        let mut group: Vec<(usize, &Step)> = Vec::new();
+        for step in program.steps[i..].iter().take_while(|s| alike(s)) {
+            let Place::Arena(at) = step.outputs[0].place else { break };
+            group.push((at, step));
+        }
+        // A longer run may be equally spaced only in its beginning: two or three cover what models have.
+        for count in (2..=group.len().min(8)).rev() {
+            let mut part = group[..count].to_vec();
+            part.sort_by_key(|(at, _)| *at);
+            let step = part[1].0 - part[0].0;
+            let even = part.windows(2).all(|w| w[1].0 - w[0].0 == step);
+            if !even || step < bytes || !step.is_multiple_of(16) {
+                continue;
+            }
+            let weights: Vec<&Constant> =
+                part.iter().filter_map(|(_, s)| constant(&s.inputs[1]).map(|c| &**c)).collect();
+            let mut memory = vec![device.constants.upload_all(&device.context, &weights)?];
+            let mut bias = None;
+            if op.bias {
+                let biases: Vec<&Constant> =
+                    part.iter().filter_map(|(_, s)| constant(&s.inputs[2]).map(|c| &**c)).collect();
+                let uploaded = device.constants.upload_all(&device.context, &biases)?;
+                bias = Some(uploaded.address());
+                memory.push(uploaded);
+            }
+            let rows = a.layout.shape.len() / k;
+            let gemm =
+                device.blas.siblings(count, rows, (&b.layout, y.dtype), device.tf32, bias, step / size)?;
+            return Ok(gemm.map(|gemm| Self { count, gemm, memory, first: part[0].0 as u64 }));
+        }
+        Ok(None)
     }
 }
 

@@ -18,16 +18,14 @@ use crate::graph::{Addresses, Graph, Graphs, Way};
 use crate::host_step;
 use crate::library::check;
 use crate::memory::{DeviceMemory, PinnedMemory};
-use crate::program::{CudaExecutable, INPUT_ALIGNMENT, Launch, Located, STATUS_WORDS, Work};
+use crate::program::{CudaExecutable, INPUT_ALIGNMENT, Launch, Located, Work};
+use crate::service::{CHECKPOINT, COUNTER_BYTES, Counters, SMALL, TICKET};
 
 /// Bytes of the ring through which host copies go; larger copies go from and to the caller's memory, which takes the driver longer.
 const RING: usize = 512 << 10;
 
 /// How long the queue's own waits may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Programs of fewer launches gain nothing from a graph.
-const WORTH_A_GRAPH: usize = 3;
 
 /// One stream of a GPU.
 pub(crate) struct CudaQueue {
@@ -41,7 +39,11 @@ pub(crate) struct CudaQueue {
     ring: PinnedMemory,
     /// Parts of the ring in use: their end, and the ticket after which they are free.
     ring_used: VecDeque<(usize, u64)>,
-    status: PinnedMemory,
+    /// Which step failed, and by what index: written by the device.
+    report: PinnedMemory,
+    /// Numbers told so far, and status words. Kept for `at`.
+    counters: DeviceMemory,
+    at: Counters,
     workspace: DeviceMemory,
     /// Where misaligned inputs are copied to.
     aligned: DeviceMemory,
@@ -61,9 +63,18 @@ impl CudaQueue {
         let result =
             unsafe { sys::cuStreamCreate(&mut raw, sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32) };
         check("making a stream", result)?;
-        // A stream that is opened again goes on counting where the last one stopped; its tickets begin anew.
+        // A stream that is opened again begins anew.
         shared.timeline.word(stream, 0).store(0, Ordering::Release);
         shared.timeline.word(stream, 1).store(0, Ordering::Release);
+        let counters = DeviceMemory::new(context, COUNTER_BYTES)?;
+        counters.fill(&[0; COUNTER_BYTES])?;
+        let report = PinnedMemory::new(context, 16)?;
+        let at = Counters {
+            counters: counters.address(),
+            ticket: shared.timeline.address(stream, 0),
+            checkpoint: shared.timeline.address(stream, 1),
+            report: report.device_address(0),
+        };
         Ok(Self {
             shared: shared.clone(),
             stream,
@@ -72,7 +83,9 @@ impl CudaQueue {
             submitted: 0,
             ring: PinnedMemory::new(context, RING)?,
             ring_used: VecDeque::new(),
-            status: PinnedMemory::new(context, STATUS_WORDS * 8)?,
+            report,
+            counters,
+            at,
             workspace: DeviceMemory::new(context, 0)?,
             aligned: DeviceMemory::new(context, 0)?,
             graphs: Graphs::default(),
@@ -85,23 +98,21 @@ impl CudaQueue {
         self.shared.context.noted(check(what, result))
     }
 
-    /// Shows that everything up to ticket `number` is done once it is.
-    fn signal(&mut self, number: u64) -> Result<()> {
-        let address = self.shared.timeline.address(self.stream, 0);
-        // SAFETY: the word lives as long as the device; the write comes after all earlier work of the stream, with a fence before it.
-        let result = unsafe { sys::cuStreamWriteValue64_v2(self.raw, address, number, 0) };
-        self.checked("signalling a ticket", result)?;
-        self.submitted = number;
-        Ok(())
+    /// Ends a submission: a small copy, if any, then the words that `mode` says.
+    fn end(&self, copy: (u64, u64, usize), words: usize, mode: u32) -> Result<()> {
+        let result = self.shared.service.submit(self.raw, self.at, copy, words, mode);
+        self.shared.context.noted(result)
     }
 
     /// Waits until all that was submitted is done.
     fn drain(&mut self, deadline: Instant) -> Result<()> {
+        self.end((0, 0, 0), 0, CHECKPOINT)?;
+        self.reach_checkpoint(deadline)
+    }
+
+    /// Waits for the checkpoint that was just submitted.
+    fn reach_checkpoint(&mut self, deadline: Instant) -> Result<()> {
         self.checkpoint += 1;
-        let address = self.shared.timeline.address(self.stream, 1);
-        // SAFETY: as in `signal`.
-        let result = unsafe { sys::cuStreamWriteValue64_v2(self.raw, address, self.checkpoint, 0) };
-        self.checked("signalling the queue's own wait", result)?;
         self.shared.timeline.wait(self.stream, 1, self.checkpoint, deadline)
     }
 
@@ -138,6 +149,18 @@ impl CudaQueue {
         };
         self.ring_used.push_back((start + padded, number));
         Ok(start)
+    }
+
+    /// Numbers of a queue grow by one: the device counts them.
+    fn next_is(&self, number: u64) -> Result<()> {
+        if number == self.submitted + 1 {
+            return Ok(());
+        }
+        Err(Error::invalid_argument(format!(
+            "cuda: submission {number} was given to stream {}, the next is {}",
+            self.stream.0,
+            self.submitted + 1
+        )))
     }
 
     fn launch_kernel(&self, launch: &Launch) -> Result<()> {
@@ -257,12 +280,17 @@ impl CudaQueue {
         }
         // Copies under way may use the ring: the drain below waits for them too.
         let tail = self.ring(to.len(), self.submitted + 1)?;
-        // SAFETY: `from` holds as many bytes; the ring's part is this copy's.
-        let result = unsafe {
-            sys::cuMemcpyDtoHAsync_v2(self.ring.as_ptr().add(tail).cast(), from, to.len(), self.raw)
-        };
-        self.checked("copying to the host", result)?;
-        self.drain(deadline)?;
+        if to.len() <= SMALL {
+            self.end((self.ring.device_address(tail), from, to.len()), 0, CHECKPOINT)?;
+            self.reach_checkpoint(deadline)?;
+        } else {
+            // SAFETY: `from` holds as many bytes; the ring's part is this copy's.
+            let result = unsafe {
+                sys::cuMemcpyDtoHAsync_v2(self.ring.as_ptr().add(tail).cast(), from, to.len(), self.raw)
+            };
+            self.checked("copying to the host", result)?;
+            self.drain(deadline)?;
+        }
         // SAFETY: the device's write has ended; the part holds as many bytes.
         unsafe { std::ptr::copy_nonoverlapping(self.ring.as_ptr().add(tail), to.as_mut_ptr(), to.len()) };
         self.ring_used.pop_back();
@@ -296,7 +324,7 @@ impl CudaQueue {
     }
 
     /// Submits a program: as a graph if these addresses come again.
-    fn execute(&mut self, program: &Arc<CudaExecutable>, bindings: &Bindings<'_>) -> Result<()> {
+    fn execute(&mut self, program: &Arc<CudaExecutable>, bindings: &Bindings<'_>, mode: u32) -> Result<()> {
         if self.workspace.bytes() < program.workspace_bytes {
             // Rare: a larger algorithm than any before. Graphs know the old address.
             self.drain(Instant::now() + PATIENCE)?;
@@ -306,27 +334,33 @@ impl CudaQueue {
         }
         let inputs = self.align(program, bindings)?;
         self.bases.clear();
-        self.bases.extend([0, bindings.arena.address(), self.status.device_address(0)]);
+        // The status words lie behind the two numbers.
+        self.bases.extend([0, bindings.arena.address(), self.counters.address() + 16]);
         self.bases.extend(&inputs);
         self.bases.extend(bindings.outputs.iter().map(|s| s.address()));
-        if program.on_host || program.launches < WORTH_A_GRAPH {
-            return self.submit(program);
+        if !program.worth_a_graph {
+            return self.submit_and_end(program, mode);
         }
         let addresses: Addresses = self.bases[1..2].iter().chain(&self.bases[3..]).copied().collect();
         match self.graphs.way(program, &addresses) {
             Way::Graph(graph) => self.launch_graph(graph),
-            Way::Plain => self.submit(program),
-            Way::Capture => match self.capture(program) {
+            Way::Plain => self.submit_and_end(program, mode),
+            Way::Capture => match self.capture(program, mode) {
                 Ok(graph) => {
                     let raw = graph.raw;
                     self.graphs.insert(program, addresses, graph);
                     self.launch_graph(raw)
                 }
                 // What cannot be captured runs as it is.
-                Err(e) if !e.is_device_lost() => self.submit(program),
+                Err(e) if !e.is_device_lost() => self.submit_and_end(program, mode),
                 Err(e) => Err(e),
             },
         }
+    }
+
+    fn submit_and_end(&mut self, program: &CudaExecutable, mode: u32) -> Result<()> {
+        self.submit(program)?;
+        self.end((0, 0, 0), program.status_words, mode)
     }
 
     fn launch_graph(&self, graph: sys::CUgraphExec) -> Result<()> {
@@ -335,12 +369,12 @@ impl CudaQueue {
         self.checked("launching a graph", result)
     }
 
-    fn capture(&mut self, program: &CudaExecutable) -> Result<Graph> {
+    fn capture(&mut self, program: &CudaExecutable, mode: u32) -> Result<Graph> {
         // SAFETY: capture begins and ends here, on this stream, whatever happens between; other threads' calls are not touched by a relaxed capture.
         unsafe {
-            let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-            self.checked("beginning a graph", sys::cuStreamBeginCapture_v2(self.raw, mode))?;
-            let submitted = self.submit(program);
+            let relaxed = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+            self.checked("beginning a graph", sys::cuStreamBeginCapture_v2(self.raw, relaxed))?;
+            let submitted = self.submit_and_end(program, mode);
             let mut graph: sys::CUgraph = std::ptr::null_mut();
             let ended = self.checked("ending a graph", sys::cuStreamEndCapture(self.raw, &mut graph));
             if let Err(e) = submitted.and(ended) {
@@ -364,32 +398,27 @@ impl CudaQueue {
         bindings: &Bindings<'_>,
         number: u64,
     ) -> Result<()> {
-        let words = self.status.bytes() / 8;
-        let word = |i: usize| self.status.as_ptr().cast::<u64>().wrapping_add(i);
-        for step in program.steps.iter() {
-            if let Some(i) = step.status {
-                debug_assert!(i < words);
-                // SAFETY: within the status words; no work under way writes them, as such programs are waited for.
-                unsafe { word(i).write_volatile(0) };
-            }
+        let report = self.report.as_ptr().cast::<u64>();
+        // SAFETY: two words, which only the end of such a program writes, and those are waited for.
+        unsafe { report.write_volatile(0) };
+        if let Err(e) = self.execute(program, bindings, TICKET | CHECKPOINT) {
+            // Part of it may be under way, and may have set status words: the end of nothing clears them.
+            self.end((0, 0, 0), program.status_words, CHECKPOINT)?;
+            self.reach_checkpoint(Instant::now() + PATIENCE)?;
+            return Err(e);
         }
-        let result = self.execute(program, bindings);
-        self.drain(Instant::now() + PATIENCE)?;
-        result?;
-        for step in program.steps.iter() {
-            if let Some(i) = step.status {
-                // SAFETY: as above, and the work has ended.
-                let status = unsafe { self.status.as_ptr().cast::<u64>().wrapping_add(i).read_volatile() };
-                if let Some(index) = failed_index(status) {
-                    return Err(Error::invalid_argument(format!(
-                        "{}: index {index} is out of range for the axis that it picks from",
-                        step.name
-                    )));
-                }
-            }
+        self.reach_checkpoint(Instant::now() + PATIENCE)?;
+        // SAFETY: as above; the device's writes came before the checkpoint.
+        let (word, status) = unsafe { (report.read_volatile(), report.add(1).read_volatile()) };
+        if word != 0 {
+            // The number was not told: it is free again.
+            let step = program.steps.iter().find(|s| s.status == Some(word as usize - 1));
+            let index = failed_index(status).unwrap_or_default();
+            return Err(Error::invalid_argument(format!(
+                "{}: index {index} is out of range for the axis that it picks from",
+                step.map_or(program.name.as_str(), |s| s.name.as_str())
+            )));
         }
-        // Everything is done; the number was free until now, as a failed call leaves it.
-        self.shared.timeline.word(self.stream, 0).store(number, Ordering::Release);
         self.submitted = number;
         Ok(())
     }
@@ -404,11 +433,13 @@ impl Queue for CudaQueue {
         self.shared.context.enter()?;
         program.check_bindings(bindings)?;
         self.credit(number)?;
+        self.next_is(number)?;
         if program.may_fail || program.on_host {
             return self.launch_checked(program, bindings, number);
         }
-        self.execute(program, bindings)?;
-        self.signal(number)
+        self.execute(program, bindings, TICKET)?;
+        self.submitted = number;
+        Ok(())
     }
 
     fn write(&mut self, to: Slice<'_>, from: &[u8], number: u64) -> Result<()> {
@@ -421,23 +452,34 @@ impl Queue for CudaQueue {
         }
         self.shared.context.enter()?;
         self.credit(number)?;
-        if !from.is_empty() {
-            let source = if from.len() <= RING / 2 {
-                let at = self.ring(from.len(), number)?;
-                let place = self.ring.as_ptr().wrapping_add(at);
-                // SAFETY: the ring's part is this copy's, and as long.
-                unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), place, from.len()) };
-                place.cast_const()
-            } else {
-                from.as_ptr()
+        self.next_is(number)?;
+        if from.len() > RING / 2 {
+            // SAFETY: both ranges hold that many bytes; of pageable memory the driver takes the bytes before it returns.
+            let result = unsafe {
+                sys::cuMemcpyHtoDAsync_v2(to.address(), from.as_ptr().cast(), from.len(), self.raw)
             };
-            // SAFETY: both ranges hold that many bytes; of pageable memory the driver takes the bytes before it returns, the ring's part stays
-            // until the ticket is done.
-            let result =
-                unsafe { sys::cuMemcpyHtoDAsync_v2(to.address(), source.cast(), from.len(), self.raw) };
             self.checked("copying to the device", result)?;
+            self.end((0, 0, 0), 0, TICKET)?;
+        } else {
+            let at = self.ring(from.len(), number)?;
+            // SAFETY: the ring's part is this copy's until the ticket is done, and as long.
+            unsafe {
+                std::ptr::copy_nonoverlapping(from.as_ptr(), self.ring.as_ptr().add(at), from.len());
+            }
+            let source = self.ring.device_address(at);
+            if from.len() <= SMALL {
+                self.end((to.address(), source, from.len()), 0, TICKET)?;
+            } else {
+                // SAFETY: as above.
+                let result = unsafe {
+                    sys::cuMemcpyHtoDAsync_v2(to.address(), source as *const c_void, from.len(), self.raw)
+                };
+                self.checked("copying to the device", result)?;
+                self.end((0, 0, 0), 0, TICKET)?;
+            }
         }
-        self.signal(number)
+        self.submitted = number;
+        Ok(())
     }
 
     fn read(&mut self, from: Slice<'_>, to: &mut [u8], deadline: Instant) -> Result<()> {
@@ -470,7 +512,7 @@ impl Drop for CudaQueue {
         if self.shared.context.enter().is_err() {
             return;
         }
-        // What is in flight uses the ring and the status words.
+        // What is in flight uses the ring and the counters.
         let _ = self.drain(Instant::now() + PATIENCE);
         self.graphs.clear();
         // SAFETY: made in `new`, destroyed once.

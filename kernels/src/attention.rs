@@ -163,7 +163,7 @@ fn scalar(op: &Attention, inputs: &[Operand], output: &Operand, z: &Sizes) -> Ke
     bind(op, inputs, output, kernel).body(text)
 }
 
-/// A warp for 16 queries of a head: products by `mma` on 16 keys at a time, straight from memory.
+/// A block for 16 queries of a head: its warps take turns at 16 keys, by `mma` straight from memory, and join at the end.
 fn tensor_cores(op: &Attention, inputs: &[Operand], output: &Operand, z: &Sizes) -> Option<Kernel> {
     let dtype = output.dtype;
     let Sizes { d, t, e, .. } = *z;
@@ -194,7 +194,10 @@ fn tensor_cores(op: &Attention, inputs: &[Operand], output: &Operand, z: &Sizes)
     let infinity = "float_of_bits(0x7f800000u)";
     let narrow = format!("narrow_{half}");
     let strides = |n: usize| &inputs[n].layout.strides;
-    let mut text = format!("    const {s} lane = TID, g = lane >> 2, c = lane & 3;\n");
+    // From the shape alone (INV-14).
+    let warps = z.t.div_ceil(16).min(4);
+    let (threads, stride) = (32 * warps as u32, 16 * warps);
+    let mut text = format!("    const {s} warp = TID >> 5, lane = TID & 31, g = lane >> 2, c = lane & 3;\n");
     let _ = writeln!(
         text,
         "    const {s} tile = ({s})(BID % {tiles}u) * 16, head = ({s})(BID / {tiles}u % {h}u), batch = ({s})(BID / {all}u), group = head / {pg};",
@@ -241,7 +244,7 @@ fn tensor_cores(op: &Attention, inputs: &[Operand], output: &Operand, z: &Sizes)
     };
     let _ = writeln!(
         text,
-        "    for ({s} j = 0; j < {end}; j += 16) {{\n    float p[2][4];\n    UNROLL for (int n = 0; n < 2; n++) {{ UNROLL for (int x = 0; x < 4; x++) p[n][x] = 0;"
+        "    for ({s} j = warp * 16; j < {end}; j += {stride}) {{\n    float p[2][4];\n    UNROLL for (int n = 0; n < 2; n++) {{ UNROLL for (int x = 0; x < 4; x++) p[n][x] = 0;"
     );
     let _ = writeln!(text, "    {s} key = j + n * 8 + g; key = key < {t} ? key : {};", t - 1);
     let _ = writeln!(
@@ -292,31 +295,28 @@ fn tensor_cores(op: &Attention, inputs: &[Operand], output: &Operand, z: &Sizes)
         let _ =
             writeln!(text, "    total{r} += shuffle_xor(total{r}, 1); total{r} += shuffle_xor(total{r}, 2);");
     }
-    for r in 0..2 {
-        let to = if op.merge_heads {
-            format!("(((u64)batch * {}u + (u64)r{r}) * {}u + (u64)head) * {e}u", z.s, z.h)
-        } else {
-            format!("(((u64)batch * {}u + (u64)head) * {}u + (u64)r{r}) * {e}u", z.h, z.s)
-        };
-        let _ = writeln!(
-            text,
-            "    if (r{r} < {}) {{ const float by = 1.0f / total{r}; const u64 to = {to}; UNROLL for (int n = 0; n < {columns}; n++) {{ {} {} }} }}",
-            z.s,
-            store(
-                dtype,
-                "y",
-                "to + (u32)(n * 8 + c * 2)",
-                &format!("total{r} == 0.0f ? 0.0f : acc[n][{}] * by", 2 * r)
-            ),
-            store(
-                dtype,
-                "y",
-                "to + (u32)(n * 8 + c * 2 + 1)",
-                &format!("total{r} == 0.0f ? 0.0f : acc[n][{}] * by", 2 * r + 1)
-            )
-        );
-    }
-    let kernel =
-        Kernel::new("fused attention, tensor cores, a warp for 16 queries", (z.b * z.h * tiles) as u64, 32);
+    // Each warp took some of the keys: join what they have.
+    let _ = writeln!(
+        text,
+        "    SHARED float tops[{warps}][16], totals[{warps}][16], accs[{warps}][16][{e}];\n    if (c == 0) {{ tops[warp][g] = top0; tops[warp][g + 8] = top1; totals[warp][g] = total0; totals[warp][g + 8] = total1; }}"
+    );
+    let _ = writeln!(
+        text,
+        "    UNROLL for (int n = 0; n < {columns}; n++) {{ accs[warp][g][n * 8 + c * 2] = acc[n][0]; accs[warp][g][n * 8 + c * 2 + 1] = acc[n][1]; accs[warp][g + 8][n * 8 + c * 2] = acc[n][2]; accs[warp][g + 8][n * 8 + c * 2 + 1] = acc[n][3]; }}\n    BARRIER();"
+    );
+    let to = if op.merge_heads {
+        format!("(((u64)batch * {}u + (u64)row) * {}u + (u64)head) * {e}u", z.s, z.h)
+    } else {
+        format!("(((u64)batch * {}u + (u64)head) * {}u + (u64)row) * {e}u", z.h, z.s)
+    };
+    let _ = writeln!(
+        text,
+        "    for (int x = TID; x < {}; x += {threads}) {{ const int r = x / {e}, column = x % {e}; const {s} row = tile + r; if (row >= {}) break; float top = tops[0][r]; UNROLL for (int w = 1; w < {warps}; w++) top = f_max(top, tops[w][r]); const float from = top == -{infinity} ? 0.0f : top; float sum = 0, total = 0; UNROLL for (int w = 0; w < {warps}; w++) {{ const float by = m_exp(tops[w][r] - from); total += totals[w][r] * by; sum += accs[w][r][column] * by; }} const u64 to = {to} + (u32)column; {} }}",
+        16 * e,
+        z.s,
+        store(dtype, "y", "to", "total == 0.0f ? 0.0f : sum / total")
+    );
+    let what = format!("fused attention, tensor cores, {warps} warps for 16 queries");
+    let kernel = Kernel::new(what, (z.b * z.h * tiles) as u64, threads);
     Some(bind(op, inputs, output, kernel).body(text))
 }

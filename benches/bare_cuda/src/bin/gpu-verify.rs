@@ -1,5 +1,8 @@
 //! What a GPU machine runs: `gpu-verify FOLDER [OUT]`. Checks first, then rates beside bare CUDA loops of the same run; the table comes last.
 //!
+//! `GPU_VERIFY_ONLY` is `checks`, `operations` or `rates` for a part of it, `GPU_VERIFY_EVERY=N` takes every N-th operation case (for slow tools such as
+//! compute-sanitizer), `GPU_VERIFY_SECONDS` is the time of one rate.
+//!
 //! FOLDER may hold `digits/{digits.onnx,test.npz}` and `minilm-f16.onnx`; what is not there is reported as not run.
 
 #[path = "../../../../cli/src/synthetic.rs"]
@@ -59,9 +62,16 @@ fn main() {
         Ok(device) => {
             report.lines.push(device.info().description.clone());
             drop(device);
-            checks(&mut report, &folder);
+            let only = std::env::var("GPU_VERIFY_ONLY").unwrap_or_default();
+            if only == "operations" {
+                report.check("operations", operations());
+            } else if only != "rates" {
+                checks(&mut report, &folder);
+            }
             println!("-- checks took {:?}", start.elapsed());
-            rates(&mut report, &folder);
+            if only.is_empty() || only == "rates" {
+                rates(&mut report, &folder);
+            }
         }
         Err(e) => report.check("a GPU", Err(e.to_string())),
     }
@@ -119,6 +129,12 @@ fn operations() -> Result<String, String> {
     let seed = std::time::UNIX_EPOCH.elapsed().map_or(7, |t| t.as_nanos() as u64);
     let mut cases = Cases::new(seed);
     cases.all();
+    let every = std::env::var("GPU_VERIFY_EVERY").ok().and_then(|s| s.parse().ok()).unwrap_or(1usize).max(1);
+    let mut n = 0;
+    cases.list.retain(|_| {
+        n += 1;
+        n % every == 0
+    });
     let (gpu, cpu) = (
         driver().map_err(|e| e.to_string())?,
         Arc::new(CpuDriver::new(CpuConfig::default())) as Arc<dyn Driver>,
