@@ -40,8 +40,43 @@ impl Drop for Module {
 
 /// An entry point.
 pub(crate) struct Function {
-    pub(crate) raw: CUfunction,
-    _module: Arc<Module>,
+    raw: CUfunction,
+    module: Arc<Module>,
+}
+
+impl Function {
+    /// Submits a launch. On devices that can, it may get ready while the kernel before it ends: all our kernels wait for earlier work before they
+    /// touch memory.
+    ///
+    /// # Safety
+    /// `params` points to the kernel's parameters, whose memory stays valid until the work is done.
+    pub(crate) unsafe fn launch(
+        &self,
+        grid: u32,
+        threads: u32,
+        stream: sys::CUstream,
+        params: *mut *mut c_void,
+    ) -> sys::CUresult {
+        let overlap = self.module.context.capability >= (9, 0);
+        // SAFETY: plain data, for which all zero is a value.
+        let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
+        attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+        attribute.value.programmaticStreamSerializationAllowed = 1;
+        let config = sys::CUlaunchConfig {
+            gridDimX: grid,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: 0,
+            hStream: stream,
+            attrs: &raw mut attribute,
+            numAttrs: u32::from(overlap),
+        };
+        // SAFETY: the function lives with `self`; the caller answers for the parameters.
+        unsafe { sys::cuLaunchKernelEx(&raw const config, self.raw, params, std::ptr::null_mut()) }
+    }
 }
 
 // SAFETY: a handle that any thread may use.
@@ -211,6 +246,6 @@ impl Compiler {
         let mut raw: CUfunction = std::ptr::null_mut();
         // SAFETY: the module lives; the name ends with a zero.
         check("finding a kernel", unsafe { sys::cuModuleGetFunction(&mut raw, module.raw, name.as_ptr()) })?;
-        Ok(Arc::new(Function { raw, _module: module.clone() }))
+        Ok(Arc::new(Function { raw, module: module.clone() }))
     }
 }

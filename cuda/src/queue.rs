@@ -170,19 +170,7 @@ impl CudaQueue {
         // SAFETY: the function has one pointer parameter per argument; the addresses are those of the operands that it was made for, which stay
         // valid until the work is done (INV-6).
         let result = unsafe {
-            sys::cuLaunchKernel(
-                launch.function.raw,
-                launch.grid as u32,
-                1,
-                1,
-                launch.threads,
-                1,
-                1,
-                0,
-                self.raw,
-                params.as_mut_ptr(),
-                std::ptr::null_mut(),
-            )
+            launch.function.launch(launch.grid as u32, launch.threads, self.raw, params.as_mut_ptr())
         };
         self.checked("launching a kernel", result)
     }

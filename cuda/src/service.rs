@@ -6,7 +6,7 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use cudarc::driver::sys::{self, CUstream};
+use cudarc::driver::sys::CUstream;
 use streampool_core::Result;
 
 use crate::compiler::{Compiler, Function};
@@ -31,6 +31,7 @@ const NAME: &str = "streampool_service";
 const TEXT: &str = r#"
 extern "C" __global__ void __launch_bounds__(512) streampool_service(
     u8 *to, const u8 *from, u64 bytes, u64 *counters, volatile u64 *ticket, volatile u64 *checkpoint, volatile u64 *report, u32 words, u32 mode) {
+    AFTER_EARLIER_WORK();
     const u32 step = blockDim.x;
     if ((((u64)to | (u64)from) & 15) == 0) {
         for (u64 i = threadIdx.x; i < bytes / 16; i += step) ((uint4 *)to)[i] = ((const uint4 *)from)[i];
@@ -116,21 +117,7 @@ impl Service {
             32
         };
         // SAFETY: the parameters have the kernel's types; both ranges hold `bytes` bytes and the words live until the work is done.
-        let result = unsafe {
-            sys::cuLaunchKernel(
-                self.function.raw,
-                1,
-                1,
-                1,
-                threads,
-                1,
-                1,
-                0,
-                stream,
-                params.as_mut_ptr(),
-                std::ptr::null_mut(),
-            )
-        };
+        let result = unsafe { self.function.launch(1, threads, stream, params.as_mut_ptr()) };
         check("ending a submission", result)
     }
 }

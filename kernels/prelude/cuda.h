@@ -20,6 +20,12 @@ struct bf16 {
 #define BARRIER() __syncthreads()
 #define TID ((i32)threadIdx.x)
 #define BID ((u64)blockIdx.x)
+// Where launches may overlap: nothing is read or written before all earlier work of the stream is done.
+#if __CUDA_ARCH__ >= 900
+#define AFTER_EARLIER_WORK() asm volatile("griddepcontrol.wait;" ::: "memory")
+#else
+#define AFTER_EARLIER_WORK()
+#endif
 #define UNROLL _Pragma("unroll")
 #define UNROLL_8 _Pragma("unroll 8")
 

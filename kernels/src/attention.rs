@@ -170,7 +170,7 @@ fn tensor_cores(op: &Attention, inputs: &[Operand], output: &Operand, z: &Sizes)
     let even = |n: usize| {
         let l = &inputs[n].layout;
         l.strides[3] == 1
-            && l.offset % 2 == 0
+            && l.offset.is_multiple_of(2)
             && l.strides[..3].iter().zip(l.shape.iter()).all(|(s, &len)| s % 2 == 0 || len == 1)
     };
     if !matches!(dtype, DType::F16 | DType::BF16)

@@ -74,7 +74,7 @@ pub struct Kernel {
 
 /// The index that a status word tells, if its step failed.
 pub fn failed_index(status: u64) -> Option<i64> {
-    (status != 0).then(|| (status << 1) as i64 >> 1)
+    (status != 0).then_some((status << 1) as i64 >> 1)
 }
 
 /// The text that goes before all kernels of a dialect.
@@ -151,7 +151,7 @@ impl Kernel {
                     format!("{constant}{} *{restrict}{}", p.ctype, p.name)
                 });
                 format!(
-                    "extern \"C\" __global__ void __launch_bounds__({}) {name}({}) {{\n{body}}}\n",
+                    "extern \"C\" __global__ void __launch_bounds__({}) {name}({}) {{\n    AFTER_EARLIER_WORK();\n{body}}}\n",
                     self.threads,
                     params.join(", ")
                 )

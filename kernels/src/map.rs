@@ -7,7 +7,7 @@ use streampool_core::op::{Binary, DType, Instr, Map, Operand, Unary};
 use crate::emit::{Index, THREADS, broadcast, collapse, literal, load, register, storage, store};
 use crate::{Binding, Kernel};
 
-/// Elements of a thread where there are enough to fill a large card; loads of all are under way before the first is used.
+/// Elements of a thread where there are enough that blocks stay many, and leave room for other streams' work; loads of all are under way before the first is used.
 const EACH: usize = 4;
 
 pub(crate) fn lower(map: &Map, inputs: &[Operand], output: &Operand) -> Vec<Kernel> {
@@ -19,7 +19,7 @@ pub(crate) fn lower(map: &Map, inputs: &[Operand], output: &Operand) -> Vec<Kern
     let (dims, strides) = collapse(shape, &strides);
     let n: usize = shape.len();
     let index = Index::of(&inputs.iter().chain([output]).map(|o| &o.layout).collect::<Vec<_>>());
-    let each = if n >= EACH * THREADS as usize * 512 { EACH } else { 1 };
+    let each = if n >= EACH * THREADS as usize * 64 { EACH } else { 1 };
     let (u, s) = (index.u(), index.s());
 
     let mut used: Vec<usize> = map

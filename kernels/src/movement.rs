@@ -130,7 +130,7 @@ pub(crate) fn pad(op: &Pad, input: &Operand, output: &Operand) -> Vec<Kernel> {
         let position = match op.mode {
             PadMode::Constant(_) => {
                 inside.push(format!("s{axis} >= 0 && s{axis} < {kept}"));
-                format!("{shifted}")
+                shifted
             }
             PadMode::Edge => {
                 format!("({shifted}) < 0 ? 0 : ({shifted}) >= {kept} ? {} : ({shifted})", kept - 1)

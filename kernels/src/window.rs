@@ -1,5 +1,7 @@
 //! Sliding windows: a thread an output element, loops over the part of the window that lies inside the input.
 
+#![allow(clippy::needless_range_loop)] // an axis indexes several lists at once
+
 use std::fmt::Write;
 
 use streampool_core::op::{Conv, ConvTranspose, DType, Operand, Pool, PoolKind};

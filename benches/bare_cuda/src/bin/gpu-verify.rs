@@ -1,7 +1,8 @@
 //! What a GPU machine runs: `gpu-verify FOLDER [OUT]`. Checks first, then rates beside bare CUDA loops of the same run; the table comes last.
 //!
 //! `GPU_VERIFY_ONLY` is `checks`, `operations` or `rates` for a part of it, `GPU_VERIFY_EVERY=N` takes every N-th operation case (for slow tools such as
-//! compute-sanitizer), `GPU_VERIFY_SECONDS` is the time of one rate.
+//! compute-sanitizer), `GPU_VERIFY_SECONDS` is the time of one rate, `GPU_VERIFY_MATCH` takes the rates
+//! whose name has it.
 //!
 //! FOLDER may hold `digits/{digits.onnx,test.npz}` and `minilm-f16.onnx`; what is not there is reported as not run.
 
@@ -349,8 +350,13 @@ fn model_rates(device: &Device, model: &Model, request: &[HostTensor], time: Dur
 fn rates(report: &mut Report, folder: &Path) {
     let seconds = std::env::var("GPU_VERIFY_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(0.4);
     let time = Duration::from_secs_f64(seconds);
-    let bare = |widths: &'static [usize], batch, kind, graph| -> Vec<f64> {
-        THREADS
+    let part = std::env::var("GPU_VERIFY_MATCH").unwrap_or_default();
+    let wanted = |name: &str| name.contains(&part);
+    let bare = |report: &mut Report, name: &str, widths: &'static [usize], batch, kind, graph| {
+        if !wanted(name) {
+            return;
+        }
+        let rates: Vec<f64> = THREADS
             .iter()
             .map(|&n| {
                 rate(n, time, |_| {
@@ -358,9 +364,13 @@ fn rates(report: &mut Report, folder: &Path) {
                     move || bare.call()
                 })
             })
-            .collect()
+            .collect();
+        report.rates(name, &rates);
     };
     let ours = |report: &mut Report, name: &str, bytes: Vec<u8>, tf32: bool, request: Vec<HostTensor>| {
+        if !wanted(name) {
+            return;
+        }
         let result = Device::builder("cuda").tf32(tf32).open().and_then(|device| {
             let model = Model::from_bytes(&device, bytes)?;
             model_rates(&device, &model, &request, time)
@@ -376,14 +386,14 @@ fn rates(report: &mut Report, folder: &Path) {
         ("W1 TF32", Kind::Tf32, Width::Float32, DType::F32),
         ("W1 bf16", Kind::Bf16, Width::Bfloat16, DType::BF16),
     ] {
-        report.rates(&format!("{name}, bare"), &bare(w1, 64, kind, false));
-        report.rates(&format!("{name}, bare, graph"), &bare(w1, 64, kind, true));
+        bare(report, &format!("{name}, bare"), w1, 64, kind, false);
+        bare(report, &format!("{name}, bare, graph"), w1, 64, kind, true);
         let request = vec![normal(dtype, &[64, 2048], 1)];
         ours(report, &format!("{name}, streampool"), mlp_of(w1, width), kind == Kind::Tf32, request);
     }
     let w3: &[usize] = &[512, 1024, 1024, 512];
-    report.rates("W3 float32, bare, graph", &bare(w3, 1, Kind::F32, true));
-    report.rates("W3 TF32, bare, graph", &bare(w3, 1, Kind::Tf32, true));
+    bare(report, "W3 float32, bare, graph", w3, 1, Kind::F32, true);
+    bare(report, "W3 TF32, bare, graph", w3, 1, Kind::Tf32, true);
     ours(
         report,
         "W3 float32, streampool",
@@ -392,7 +402,7 @@ fn rates(report: &mut Report, folder: &Path) {
         vec![normal(DType::F32, &[1, 512], 1)],
     );
     let w2: &[usize] = &[64, 64, 64, 64];
-    report.rates("W2 float32, bare, graph", &bare(w2, 1, Kind::F32, true));
+    bare(report, "W2 float32, bare, graph", w2, 1, Kind::F32, true);
     ours(
         report,
         "W2 float32, streampool",
