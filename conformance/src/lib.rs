@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod case;
 mod cases;
 mod errors;
 mod memory;
@@ -14,7 +15,8 @@ mod results;
 mod threads;
 
 pub use bench::{Bench, Chain, Random, copy_program, map_program, value};
-pub use cases::{Case, Cases};
+pub use case::Case;
+pub use cases::Cases;
 
 use std::sync::Arc;
 
