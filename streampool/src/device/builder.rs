@@ -61,7 +61,7 @@ impl DeviceBuilder {
         self
     }
 
-    /// CPU: how many cores may work, of all threads together; by default all that the process may use.
+    /// CPU: how many cores may work on one call, while fewer calls than cores are running; by default all that the process may use.
     #[must_use]
     pub fn cores(mut self, cores: usize) -> Self {
         self.cores = Some(cores);
