@@ -11,7 +11,10 @@ from typing import Any
 from .. import _native
 from .._errors import InvalidArgument
 from .._native import Tensor
-from .._native import layer_norm as _layer_norm
+
+_layer_norm = _native.layer_norm
+pad = _native.pad
+scaled_dot_product_attention = _native.scaled_dot_product_attention
 
 _Size = int | tuple[int, ...] | list[int]
 
