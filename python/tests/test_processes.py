@@ -18,7 +18,7 @@ stop = []
 def work():
     while not stop:
         sp.randn(64, 64) @ sp.randn(64, 64)
-threads = [threading.Thread(target=work) for _ in range(int(sys.argv[2]))]
+threads = [threading.Thread(target=work, daemon=True) for _ in range(int(sys.argv[2]))]
 for t in threads: t.start()
 time.sleep(0.2)
 CALLS = {
