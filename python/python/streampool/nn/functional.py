@@ -145,9 +145,11 @@ def avg_pool2d(
 
 
 def _adaptive(input: Tensor, output_size: Any, spatial: int) -> Tensor:
-    sizes = [output_size] * spatial if isinstance(output_size, int) or output_size is None else list(output_size)
+    asked: list[int | None] = (
+        [output_size] * spatial if isinstance(output_size, int) or output_size is None else list(output_size)
+    )
     lengths = input.shape[-spatial:]
-    sizes = [n if n is not None else d for n, d in zip(sizes, lengths, strict=True)]
+    sizes: list[int] = [n if n is not None else d for n, d in zip(asked, lengths, strict=True)]
     if all(n == 1 for n in sizes):
         return input.mean(tuple(range(-spatial, 0)), keepdim=True)
     if any(n <= 0 or d % n for n, d in zip(sizes, lengths, strict=True)):
