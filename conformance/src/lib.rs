@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod cases;
 mod errors;
 mod memory;
 mod order;
@@ -13,6 +14,7 @@ mod results;
 mod threads;
 
 pub use bench::{Bench, Chain, Random, copy_program, map_program, value};
+pub use cases::{Case, Cases};
 
 use std::sync::Arc;
 
