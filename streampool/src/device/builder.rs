@@ -1,6 +1,6 @@
 //! Opening a device.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Instant;
 
@@ -80,9 +80,10 @@ impl DeviceBuilder {
     /// # Errors
     /// `is_unsupported` for a name that is no device here; `is_invalid_argument` for a pool size out of range.
     pub fn open(self) -> Result<Device> {
+        let mut sim = None;
         let driver: Arc<dyn Driver> = match self.name.as_str() {
             "cpu" => Arc::new(CpuDriver::new(CpuConfig { cores: self.cores.unwrap_or(0) })),
-            "sim" => Arc::new(SimDriver::new(self.sim)),
+            "sim" => Arc::new(sim.insert(SimDriver::new(self.sim)).clone()),
             other => {
                 return Err(Error::unsupported(format!(
                     "there is no device '{other}' here; devices of this build are: {}",
@@ -90,11 +91,12 @@ impl DeviceBuilder {
                 )));
             }
         };
-        Self::open_driver(driver, self.streams, self.policy, self.memory_limit)
+        Self::open_driver(driver, sim, self.streams, self.policy, self.memory_limit)
     }
 
     fn open_driver(
         driver: Arc<dyn Driver>,
+        sim: Option<SimDriver>,
         streams: usize,
         policy: Policy,
         memory_limit: Option<usize>,
@@ -115,8 +117,9 @@ impl DeviceBuilder {
             pool,
             programs: Programs::new(),
             homes: Mutex::default(),
-            orphaned: AtomicBool::new(false),
+            handles: AtomicUsize::new(0),
             models_gone: ModelsGone::default(),
+            sim,
         });
         let _ = device.set(Arc::downgrade(&shared));
         Ok(Device::from_shared(shared))
