@@ -18,9 +18,10 @@ use super::{Device, Shared, Stream};
 use crate::{Error, Result};
 
 /// Settings of a device that is to be opened.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct DeviceBuilder {
     name: String,
+    driver: Option<Arc<dyn Driver>>,
     streams: usize,
     policy: Policy,
     memory_limit: Option<usize>,
@@ -32,6 +33,7 @@ impl DeviceBuilder {
     pub(super) fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            driver: None,
             streams: 32,
             policy: Policy::default(),
             memory_limit: None,
@@ -75,16 +77,25 @@ impl DeviceBuilder {
         self
     }
 
+    /// Opens this driver instead of one by name: a device of one's own, or a simulated device that the caller steers by a clone of
+    /// its [`SimDriver`]. The settings of [`Self::cores`] and [`Self::sim`] are then without effect.
+    #[must_use]
+    pub fn driver(mut self, driver: Arc<dyn Driver>) -> Self {
+        self.driver = Some(driver);
+        self
+    }
+
     /// Opens it. The calling thread gets stream 0.
     ///
     /// # Errors
     /// `is_unsupported` for a name that is no device here; `is_invalid_argument` for a pool size out of range.
     pub fn open(self) -> Result<Device> {
         let mut sim = None;
-        let driver: Arc<dyn Driver> = match self.name.as_str() {
-            "cpu" => Arc::new(CpuDriver::new(CpuConfig { cores: self.cores.unwrap_or(0) })),
-            "sim" => Arc::new(sim.insert(SimDriver::new(self.sim)).clone()),
-            other => {
+        let driver: Arc<dyn Driver> = match (self.driver, self.name.as_str()) {
+            (Some(driver), _) => driver,
+            (None, "cpu") => Arc::new(CpuDriver::new(CpuConfig { cores: self.cores.unwrap_or(0) })),
+            (None, "sim") => Arc::new(sim.insert(SimDriver::new(self.sim)).clone()),
+            (None, other) => {
                 return Err(Error::unsupported(format!(
                     "there is no device '{other}' here; devices of this build are: {}",
                     Device::available().join(", ")
@@ -123,6 +134,20 @@ impl DeviceBuilder {
         });
         let _ = device.set(Arc::downgrade(&shared));
         Ok(Device::from_shared(shared))
+    }
+}
+
+impl std::fmt::Debug for DeviceBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DeviceBuilder")
+            .field("name", &self.name)
+            .field("driver", &self.driver.as_ref().map(|driver| &driver.info().name))
+            .field("streams", &self.streams)
+            .field("policy", &self.policy)
+            .field("memory_limit", &self.memory_limit)
+            .field("cores", &self.cores)
+            .field("sim", &self.sim)
+            .finish()
     }
 }
 

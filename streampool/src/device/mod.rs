@@ -166,7 +166,8 @@ impl Device {
         }
     }
 
-    /// Waits for all that every stream was given before this call. Other threads go on meanwhile.
+    /// Waits for all that every stream was given before this call. Other threads go on meanwhile. If the last work of a stream failed,
+    /// the others are waited for all the same, and the first such error is returned.
     pub fn synchronize(&self) -> Result<()> {
         self.synchronize_within(PATIENCE)
     }
@@ -179,12 +180,13 @@ impl Device {
         let shared = self.shared();
         shared.pool.gate().check()?;
         let deadline = deadline_after(patience);
+        let mut outcome = Ok(());
         for home in shared.homes() {
             if let Some(ticket) = home.submitted() {
-                shared.driver.wait(ticket, deadline)?;
+                outcome = outcome.and(shared.driver.wait(ticket, deadline));
             }
         }
-        Ok(())
+        outcome
     }
 
     /// What the pool is doing: streams running, leased, bound, free, and who waits.
@@ -198,6 +200,13 @@ impl Device {
     /// Bytes live, cached, retired, reserved, the limit and the peaks.
     pub fn memory_stats(&self) -> MemoryStats {
         self.shared().memory.stats()
+    }
+
+    /// Panics if the books of the memory do not agree (INV-7). Exact at any time, whatever other threads do; takes every stream's
+    /// memory lock, so it is for tests.
+    #[doc(hidden)]
+    pub fn check_memory(&self) {
+        self.shared().memory.check();
     }
 
     /// Bytes of frozen weights on the device, beside what [`Device::memory_stats`] counts.
