@@ -172,9 +172,7 @@ def measure(
             ends[t] = time.perf_counter()
             delays[t] = run_delay() - waited
 
-    workers = [
-        threading.Thread(target=work, args=(t,), name=f"caller {t}", daemon=True) for t in range(threads)
-    ]
+    workers = [threading.Thread(target=work, args=(t,), name=f"caller {t}", daemon=True) for t in range(threads)]
     for worker in workers:
         worker.start()
     ready.wait()

@@ -291,12 +291,82 @@ def _export(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], device: 
         return _Export(load(str(path), device=device), tensors, structure)
 
 
+def _without_fast_path(torch: Any, graph: Any) -> Any:
+    """A traced `TransformerEncoderLayer` is one fused function that no exporter knows: its definition in its place."""
+    fused = torch._transformer_encoder_layer_fwd
+    if all(node.target is not fused for node in graph.graph.nodes):
+        return graph
+    copied = torch.fx.Graph()
+    copied.output(copied.graph_copy(graph.graph, {}))
+    copy = torch.fx.GraphModule(graph, copied)
+    for node in copy.graph.nodes:
+        if node.target is fused:
+            node.target = _encoder_layer
+    copy.recompile()
+    return copy
+
+
+def _encoder_layer(
+    x: Any,
+    width: int,
+    heads: int,
+    qkv_weight: Any,
+    qkv_bias: Any,
+    out_weight: Any,
+    out_bias: Any,
+    gelu: bool,
+    norm_first: bool,
+    eps: float,
+    norm1_weight: Any,
+    norm1_bias: Any,
+    norm2_weight: Any,
+    norm2_bias: Any,
+    weight1: Any,
+    bias1: Any,
+    weight2: Any,
+    bias2: Any,
+    mask: Any = None,
+    mask_type: int | None = None,
+) -> Any:
+    """`torch._transformer_encoder_layer_fwd` in functions that everybody knows. x: (batch, length, width)."""
+    functional = _torch().nn.functional
+    if mask is not None:
+        # What is not 0 is masked. By kind: (length, length), (batch, length), (batch, heads, length, length).
+        mask = ~mask.bool()
+        if mask_type == 1:
+            mask = mask[:, None, None, :]
+
+    def attention(x: Any) -> Any:
+        batch, length, _ = x.shape
+        parts = functional.linear(x, qkv_weight, qkv_bias).chunk(3, -1)
+        q, k, v = (p.reshape(batch, length, heads, width // heads).transpose(1, 2) for p in parts)
+        y = functional.scaled_dot_product_attention(q, k, v, mask)
+        return functional.linear(y.transpose(1, 2).reshape(batch, length, width), out_weight, out_bias)
+
+    def feed_forward(x: Any) -> Any:
+        hidden = functional.linear(x, weight1, bias1)
+        return functional.linear(functional.gelu(hidden) if gelu else functional.relu(hidden), weight2, bias2)
+
+    def norm1(x: Any) -> Any:
+        return functional.layer_norm(x, (width,), norm1_weight, norm1_bias, eps)
+
+    def norm2(x: Any) -> Any:
+        return functional.layer_norm(x, (width,), norm2_weight, norm2_bias, eps)
+
+    if norm_first:
+        x = x + attention(norm1(x))
+        return x + feed_forward(norm2(x))
+    x = norm1(x + attention(x))
+    return norm2(x + feed_forward(x))
+
+
 def backend(graph: Any, example_inputs: Sequence[Any]) -> Callable[..., Any]:
     """For `torch.compile(module, backend="streampool")`: what a traced graph runs on.
 
     Weights are taken into the model when it is exported, and again after they were changed in place.
     """
     torch = _torch()
+    graph = _without_fast_path(torch, graph)
     # Parameters come as inputs of the graph; they are the same objects at every call.
     held = {i: t for i, t in enumerate(example_inputs) if isinstance(t, torch.nn.Parameter)}
 

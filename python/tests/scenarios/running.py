@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 import streampool as sp
 from streampool.verify.row import Outcome, run
 from streampool.verify.rows import by_number

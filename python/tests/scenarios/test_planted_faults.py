@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import planted
 import pytest
-from planted import in_place_of, one_bit, raising, same_stream, sometimes
-
 import streampool as sp
+from planted import in_place_of, one_bit, raising, same_stream, sometimes
 from streampool.verify import row as row_module
 from streampool.verify.check import CheckFailed
 from streampool.verify.context import Context

@@ -182,9 +182,7 @@ def main(options: argparse.Namespace) -> int:
     report.say(show(rows))
     if options.plot:
         drawn = [(r["threads"], Spread(**r["calls_per_second"])) for r in rows if not r["all_cores"]]
-        write_text(
-            options.plot, _plot.throughput(f"{workload} on {device.name}, from Python", drawn, cores())
-        )
+        write_text(options.plot, _plot.throughput(f"{workload} on {device.name}, from Python", drawn, cores()))
     report.write(
         {
             "workload": str(workload),

@@ -10,6 +10,7 @@ import numpy as np
 
 import streampool as sp
 
+from .._native import inspect_model
 from .._table import human_bytes, table
 from ._options import Report, add_device, add_report, open_device
 from ._run import read_data
@@ -91,16 +92,18 @@ def main(options: argparse.Namespace) -> int:
         if missing:
             names = "', '".join(data)
             raise sp.InvalidArgument(f"--input: the data have no array '{missing[0]}'; they have '{names}'")
-        values: dict[str, np.ndarray[Any, Any]] = {
-            name: np.ascontiguousarray(data[name]) for name in model.inputs
-        }
-        facts = model.inspect({name: (str(a.dtype), a.shape) for name, a in values.items()}, values)
+        values: dict[str, np.ndarray[Any, Any]] = {name: np.ascontiguousarray(data[name]) for name in model.inputs}
+        facts = inspect_model(
+            model,
+            {name: (str(a.dtype), a.shape) for name, a in values.items()},
+            {name: a.tobytes() for name, a in values.items()},
+        )
     else:
         lengths = shapes(model.inputs, options.shape)
         types = {name: (dtype or sp.float32, lengths[name]) for name, (dtype, _) in model.inputs.items()}
         # What the user gave must fit; the shapes that we made up may not, and the rest is still worth
         # showing.
-        facts = model.inspect(types, strict=bool(options.shape))
+        facts = inspect_model(model, types, strict=bool(options.shape))
     summary = {"model": options.model} | facts
     report.say(show(summary))
     report.write(summary)

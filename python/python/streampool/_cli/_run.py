@@ -302,9 +302,7 @@ def main(options: argparse.Namespace) -> int:
             report.say(f"check: all {made:,} answers equal the serial ones, bit for bit")
     report.say(show(rows))
     each = "one core" if job.cores == 1 else f"{job.cores} cores"
-    report.say(
-        f"efficiency is speed-up over cores in use; this machine has {cores()}, a request may use {each}"
-    )
+    report.say(f"efficiency is speed-up over cores in use; this machine has {cores()}, a request may use {each}")
     if options.output:
         write_outputs(options.output, joined)
     report.write(

@@ -67,8 +67,6 @@ def mlp(widths: Sequence[int]) -> bytes:
         if not end:
             last = f"r{i}"
             nodes += data(1, node("Relu", f"relu{i}", [y], last))
-    graph = (
-        nodes + data(2, "mlp") + weights + data(11, value("x", widths[0])) + data(12, value("y", widths[-1]))
-    )
+    graph = nodes + data(2, "mlp") + weights + data(11, value("x", widths[0])) + data(12, value("y", widths[-1]))
     opset = data(1, "") + number(2, 17)
     return number(1, 8) + data(2, "streampool bench") + data(7, graph) + data(8, opset)

@@ -75,14 +75,10 @@ def in_fresh_process(context: Context, function: str, *, limit: float = 60.0, **
             f"the process did its work, but ended with {explain(done.returncode)}: {said}",
         )
         return answer["result"]
-    raise CheckFailed(
-        f"the process gave {len(answers)} answers and ended with {explain(done.returncode)}: {said}"
-    )
+    raise CheckFailed(f"the process gave {len(answers)} answers and ended with {explain(done.returncode)}: {said}")
 
 
-def many_fresh_processes(
-    arguments: list[str], count: int, *, expect: Iterable[str], limit: float = 30.0
-) -> int:
+def many_fresh_processes(arguments: list[str], count: int, *, expect: Iterable[str], limit: float = 30.0) -> int:
     """Starts the same Python process `count` times, two at once; each has to end with 0 and print each line
     of `expect` once.
 

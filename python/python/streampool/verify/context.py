@@ -100,18 +100,14 @@ class Context:
                 errors[t] = e
                 barrier.abort()
 
-        workers = [
-            threading.Thread(target=work, args=(t,), name=f"worker {t}", daemon=True) for t in range(threads)
-        ]
+        workers = [threading.Thread(target=work, args=(t,), name=f"worker {t}", daemon=True) for t in range(threads)]
         for worker in workers:
             worker.start()
         for worker in workers:
             worker.join()
         if errors:
             # Threads that a broken barrier sent home are not the cause.
-            causes = {
-                t: e for t, e in errors.items() if not isinstance(e, threading.BrokenBarrierError)
-            } or errors
+            causes = {t: e for t, e in errors.items() if not isinstance(e, threading.BrokenBarrierError)} or errors
             t, first = next(iter(sorted(causes.items())))
             text = f"{len(causes)} of {threads} threads failed; thread {t}: {type(first).__name__}: {first}"
             raise CheckFailed(text) from first
@@ -189,9 +185,7 @@ class Context:
             wrong = {k: stats[k] for k in ("running", "leased", "waiting", "guests") if stats[k]}
             return wrong | ({"bound_idle": stats["bound_idle"]} if stats["bound_idle"] > 1 else {})
 
-        self.settle(
-            lambda: not bad(), lambda: f"{when}: slots not free: {bad()} of {device.pool_stats()['size']}"
-        )
+        self.settle(lambda: not bad(), lambda: f"{when}: slots not free: {bad()} of {device.pool_stats()['size']}")
 
     # The end of a row
 
@@ -239,9 +233,7 @@ class Context:
         before = self._native_before
         if before is not None:
             now = native_threads
-            self.settle(
-                lambda: (now() or 0) <= before, lambda: f"{now()} native threads at the end, {before} before"
-            )
+            self.settle(lambda: (now() or 0) <= before, lambda: f"{now()} native threads at the end, {before} before")
 
     def dump(self) -> str:
         """What each stream of each device waits for. For a hang: it may itself be held up, so call it with a

@@ -109,9 +109,7 @@ def system() -> dict[str, Any]:
     }
 
 
-def run_all(
-    rows: Iterable[Row], devices: Sequence[str], *, named: bool, quick: bool, out: TextIO
-) -> list[Outcome]:
+def run_all(rows: Iterable[Row], devices: Sequence[str], *, named: bool, quick: bool, out: TextIO) -> list[Outcome]:
     """Every row on every device, said as it is done."""
     available = sp.available_devices()
     outcomes: list[Outcome] = []
@@ -156,8 +154,7 @@ def summary(rows: Sequence[Row], outcomes: Sequence[Outcome]) -> str:
     """A row's verdict on each device."""
     devices = list(dict.fromkeys(o.device for o in outcomes))
     verdict = {
-        (o.number, o.device): {"passed": "pass", "failed": "FAIL", "not run": "not run"}[o.status]
-        for o in outcomes
+        (o.number, o.device): {"passed": "pass", "failed": "FAIL", "not run": "not run"}[o.status] for o in outcomes
     }
     lines = [[f"{r.number:2} {r.name}", *(verdict[r.number, d] for d in devices)] for r in rows]
     return table(["row", *devices], lines, left=1 + len(devices))

@@ -161,9 +161,7 @@ class Parent:
             thread = threading.Thread(target=lambda: results.append(sp.mm(x, x).numpy()))
             thread.start()
             thread.join(10)
-            require(
-                len(results) == 1 and (results[0] == y).all(), "a thread of the child computes on its device"
-            )
+            require(len(results) == 1 and (results[0] == y).all(), "a thread of the child computes on its device")
 
     def in_child(self) -> list[str]:
         """All that a child does."""
@@ -231,9 +229,7 @@ def fork_under_load(context: Context, forks: int = 5) -> tuple[int, int]:
             i += 1
         return i
 
-    crowd = threading.Thread(
-        target=lambda: counts.extend(context.at_once(8, body)), name="crowd", daemon=True
-    )
+    crowd = threading.Thread(target=lambda: counts.extend(context.at_once(8, body)), name="crowd", daemon=True)
     crowd.start()
     begun.wait(60)
     try:

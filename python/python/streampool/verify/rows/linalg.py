@@ -124,6 +124,5 @@ def linalg_ops(context: Context) -> str:
         for threads, iterations in threads_and_iterations:
             context.storm(threads, iterations, f, lambda t, i: (3 * t + i) % 5, serial)
     return (
-        f"{context.counted} results of {len(work)} products and {len(functions)} decompositions, "
-        "reconstructed to 1e-4"
+        f"{context.counted} results of {len(work)} products and {len(functions)} decompositions, reconstructed to 1e-4"
     )

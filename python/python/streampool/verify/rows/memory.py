@@ -64,9 +64,7 @@ def oom_recovery(context: Context) -> str:
 
     device.set_memory_limit(hold + (256 << 20))
     held = [sp.full((side, side), float(k + 1), device=device) for k in range(4)]
-    require(
-        live() >= start + hold, f"four {side}x{side} tensors are held, but only {live() - start} bytes live"
-    )
+    require(live() >= start + hold, f"four {side}x{side} tensors are held, but only {live() - start} bytes live")
     context.storm(4, 20, work, lambda t, i: (10 * t + i) % 70, serial)
     for k, x in enumerate(held):
         corner = x[side - 1, side - 1].item()

@@ -84,9 +84,7 @@ def benchmark(context: Context) -> str:
         base = base or rate
         mean = sum(outcome.latencies) / outcome.calls / 1e9
         p50, p99 = (percentile(outcome.latencies, p) for p in (50, 99))
-        require(
-            0 < p50 <= p99 and 0 < mean < outcome.wall * threads, f"impossible times: {mean}, {p50}, {p99}"
-        )
+        require(0 < p50 <= p99 and 0 < mean < outcome.wall * threads, f"impossible times: {mean}, {p50}, {p99}")
         efficiency = rate / base / min(threads, cores())
         lines.append(
             [

@@ -26,9 +26,7 @@ def owner(device: sp.Device) -> Owner:
 def stream_assignment(context: Context) -> str:
     """The opener has stream 0; each live thread one of its own, which it keeps."""
     device = context.device
-    require(
-        owner(device)[0] == 0, f"the thread that opened the device is on stream {owner(device)[0]}, not 0"
-    )
+    require(owner(device)[0] == 0, f"the thread that opened the device is on stream {owner(device)[0]}, not 0")
     total = np.zeros((8, 8), np.float32)
     sums = sp.zeros(8, 8, device=device)
     for seed in range(3):
