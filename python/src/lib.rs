@@ -13,6 +13,7 @@ mod errors;
 mod event;
 mod functional;
 mod generator;
+mod inspect;
 mod linalg;
 mod lock;
 mod model;
@@ -42,6 +43,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     device::register(m)?;
     stream::register(m)?;
     generator::register(m)?;
+    inspect::register(m)?;
     create::register(m)?;
     dlpack::register(m)?;
     functional::register(m)?;

@@ -125,6 +125,10 @@ impl PyModel {
         Ok(Self { inner: Arc::new(inner), inputs, outputs })
     }
 
+    pub(crate) fn inner(&self) -> &Model {
+        &self.inner
+    }
+
     /// The run itself.
     fn results<'py>(&self, py: Python<'py>, given: &[Given<'py>]) -> PyResult<Results<'py>> {
         let heads = given.iter().map(Given::head).collect::<PyResult<SmallVec<[_; 4]>>>()?;

@@ -100,6 +100,13 @@ def load(path: "str | _os.PathLike[str] | bytes", device: _Any = None) -> Model:
     return Model(path, device)
 
 
+def compile(module: _Any, example_inputs: _Any, **options: _Any) -> _Any:
+    """A PyTorch module as a function that any thread may call. See `streampool._torch.compile`; needs the extra `torch`."""
+    from ._torch import compile
+
+    return compile(module, example_inputs, **options)
+
+
 class no_grad:
     """Accepted for PyTorch's sake, as a context and as a decorator: nothing here is differentiated."""
 
@@ -192,6 +199,7 @@ __all__ = [
     "bool",
     "broadcast_tensors",
     "cat",
+    "compile",
     "concat",
     "concatenate",
     "current_stream",
