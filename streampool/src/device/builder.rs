@@ -1,7 +1,7 @@
 //! Opening a device.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Instant;
 
@@ -20,9 +20,10 @@ use super::{Device, Shared, Stream};
 use crate::{Error, Result};
 
 /// Settings of a device that is to be opened.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct DeviceBuilder {
     name: String,
+    driver: Option<Arc<dyn Driver>>,
     streams: usize,
     policy: Policy,
     memory_limit: Option<usize>,
@@ -36,6 +37,7 @@ impl DeviceBuilder {
     pub(super) fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            driver: None,
             streams: 32,
             policy: Policy::default(),
             memory_limit: None,
@@ -67,7 +69,7 @@ impl DeviceBuilder {
         self
     }
 
-    /// CPU: how many cores may work, of all threads together; by default all that the process may use.
+    /// CPU: how many cores may work on one call, while fewer calls than cores are running; by default all that the process may use.
     #[must_use]
     pub fn cores(mut self, cores: usize) -> Self {
         self.cores = Some(cores);
@@ -78,6 +80,14 @@ impl DeviceBuilder {
     #[must_use]
     pub fn sim(mut self, config: SimConfig) -> Self {
         self.sim = config;
+        self
+    }
+
+    /// Opens this driver instead of one by name: a device of one's own, or a simulated device that the caller steers by a clone of
+    /// its [`SimDriver`]. The settings of [`Self::cores`] and [`Self::sim`] are then without effect.
+    #[must_use]
+    pub fn driver(mut self, driver: Arc<dyn Driver>) -> Self {
+        self.driver = Some(driver);
         self
     }
 
@@ -101,26 +111,29 @@ impl DeviceBuilder {
     /// # Errors
     /// `is_unsupported` for a name that is no device here, or naming what a GPU lacks (driver, libraries) and how to get it; `is_invalid_argument` for a pool size out of range.
     pub fn open(self) -> Result<Device> {
-        let driver: Arc<dyn Driver> = match self.name.as_str() {
-            "cpu" => Arc::new(CpuDriver::new(CpuConfig { cores: self.cores.unwrap_or(0) })),
-            "sim" => Arc::new(SimDriver::new(self.sim)),
-            name if cuda_ordinal(name).is_some() => Arc::new(CudaDriver::new(CudaConfig {
+        let mut sim = None;
+        let driver: Arc<dyn Driver> = match (self.driver, self.name.as_str()) {
+            (Some(driver), _) => driver,
+            (None, "cpu") => Arc::new(CpuDriver::new(CpuConfig { cores: self.cores.unwrap_or(0) })),
+            (None, "sim") => Arc::new(sim.insert(SimDriver::new(self.sim)).clone()),
+            (None, name) if cuda_ordinal(name).is_some() => Arc::new(CudaDriver::new(CudaConfig {
                 ordinal: cuda_ordinal(name).unwrap_or(0),
                 tf32: self.tf32,
                 cache_folder: self.kernel_cache,
             })?),
-            other => {
+            (None, other) => {
                 return Err(Error::unsupported(format!(
                     "there is no device '{other}' here; devices of this build are: {}",
                     Device::available().join(", ")
                 )));
             }
         };
-        Self::open_driver(driver, self.streams, self.policy, self.memory_limit)
+        Self::open_driver(driver, sim, self.streams, self.policy, self.memory_limit)
     }
 
     fn open_driver(
         driver: Arc<dyn Driver>,
+        sim: Option<SimDriver>,
         streams: usize,
         policy: Policy,
         memory_limit: Option<usize>,
@@ -141,11 +154,26 @@ impl DeviceBuilder {
             pool,
             programs: Programs::new(),
             homes: Mutex::default(),
-            orphaned: AtomicBool::new(false),
+            handles: AtomicUsize::new(0),
             models_gone: ModelsGone::default(),
+            sim,
         });
         let _ = device.set(Arc::downgrade(&shared));
         Ok(Device::from_shared(shared))
+    }
+}
+
+impl std::fmt::Debug for DeviceBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DeviceBuilder")
+            .field("name", &self.name)
+            .field("driver", &self.driver.as_ref().map(|driver| &driver.info().name))
+            .field("streams", &self.streams)
+            .field("policy", &self.policy)
+            .field("memory_limit", &self.memory_limit)
+            .field("cores", &self.cores)
+            .field("sim", &self.sim)
+            .finish()
     }
 }
 
