@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,12 @@ from streampool.verify.check import CheckFailed
 from streampool.verify.context import Context
 from streampool.verify.row import Outcome, Row, run
 from streampool.verify.rows import by_number, exits, speed
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not gone soon is never gone here."""
+    monkeypatch.setattr("streampool.verify.context.PATIENCE", 1.0)
 
 
 def outcome(number: int, device: str = "cpu") -> Outcome:
@@ -107,12 +114,17 @@ def test_generations_that_stand_still_are_seen(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_slots_left_unused_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = Context.open
-    monkeypatch.setattr(Context, "open", lambda self, **settings: right(self, **({"streams": 2} | settings)))
-    # With two streams, every thread has the same one: "all of the pool's" holds, 31 live threads do not.
-    fails(outcome(5), "")
-    with in_place_of(monkeypatch, current_stream=lambda d: SimpleNamespace(id=1, generation=time.monotonic_ns())):
-        monkeypatch.setattr(Context, "open", right)
+    """As if a thread that ends gave its stream to the next, always."""
+    owners: dict[int, int] = {}
+
+    def greedy(_: sp.Device) -> Any:
+        return SimpleNamespace(id=1, generation=owners.setdefault(id(threading.current_thread()), len(owners)))
+
+    # Alive until the test ends, so that ids are not reused.
+    threads: list[threading.Thread] = []
+    start = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", lambda self: (threads.append(self), start(self))[1])
+    with in_place_of(monkeypatch, current_stream=greedy):
         fails(outcome(16), "only 1 of the 31")
 
 
@@ -178,7 +190,7 @@ def test_workers_that_a_wait_stops_are_seen(monkeypatch: pytest.MonkeyPatch) -> 
         def synchronize(self, timeout: float | None = None) -> None:
             with lock:
                 self.device.synchronize(timeout)
-                time.sleep(0.2)
+                time.sleep(0.5)
 
     def mm(a: sp.Tensor, b: sp.Tensor) -> sp.Tensor:
         with lock:
@@ -194,7 +206,7 @@ def test_workers_that_a_wait_stops_are_seen(monkeypatch: pytest.MonkeyPatch) -> 
     from streampool.verify import work
     from streampool.verify.rows import waiting
 
-    monkeypatch.setattr(waiting, "ATTEMPTS", 2)
+    monkeypatch.setattr(waiting, "ATTEMPTS", 1)
     # The helpers below want the device itself.
     monkeypatch.setattr(Context, "device", property(device))
     monkeypatch.setattr(Context, "randn", randn_of_the_device)
@@ -240,7 +252,7 @@ def planting(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
         self.plant = fault
 
     monkeypatch.setattr(Context, "__init__", init)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
 
 
 @pytest.mark.parametrize("number", [1, 22])

@@ -26,6 +26,9 @@ Array = np.ndarray[Any, Any]
 # What a simulated device may hold: rows that hold more say so.
 SIM_MEMORY = 1 << 30
 
+# Seconds in which what threads leave behind has to be gone.
+PATIENCE = 5.0
+
 
 def native_threads() -> int | None:
     """Threads of this process as the operating system counts them; None where it does not tell."""
@@ -167,13 +170,13 @@ class Context:
 
     # What must become true soon
 
-    def settle(self, holds: Callable[[], bool], what: Callable[[], str], patience: float = 5.0) -> None:
+    def settle(self, holds: Callable[[], bool], what: Callable[[], str]) -> None:
         """Waits until something holds: a thread that was joined gives its stream back a moment later."""
-        end = time.monotonic() + patience
+        end = time.monotonic() + PATIENCE
         pause = 1e-4
         while not holds():
             if time.monotonic() > end:
-                raise CheckFailed(f"not so after {patience:g} s: {what()}")
+                raise CheckFailed(f"not so after {PATIENCE:g} s: {what()}")
             time.sleep(pause)
             pause = min(2 * pause, 0.02)
 

@@ -49,12 +49,21 @@ def cross_stream(context: Context) -> str:
             del item  # The maker's handle is gone at once.
             turn.wait(60)
             turn.clear()
+            if failed.is_set():
+                return
+
+    def take() -> tuple[int, sp.Tensor, int]:
+        while True:
+            try:
+                return handed.get(timeout=0.1)
+            except queue.Empty:
+                require(not failed.is_set(), "the producer failed")
 
     def consume() -> int:
         nonlocal held_back
         count = 0
         for _ in range(ROUNDS):
-            seed, x, theirs = handed.get(timeout=60)
+            seed, x, theirs = take()
             mine = sp.current_stream(device).id
             require(mine != theirs, f"producer and consumer are both on stream {mine}")
             y = use(x)

@@ -8,7 +8,7 @@ import numpy as np
 
 import streampool as sp
 
-from ..check import near, require
+from ..check import near, require, same_bits
 from ..context import Context
 from ..row import row
 from ..work import product
@@ -70,7 +70,7 @@ def one_after_another(context: Context, threads: int) -> tuple[sp.Device, list[O
 
     def body(t: int) -> Owner:
         mine = owner(device)
-        require((work(t % 7) == serial[t % 7]).all(), f"thread {t}: another value than serially")
+        same_bits(work(t % 7), serial[t % 7], f"thread {t}")
         require(owner(device) == mine, f"thread {t} did not keep {mine}")
         return mine
 
@@ -122,9 +122,9 @@ def thread_churn(context: Context) -> str:
     work = product(context, 64)
     serial = context.serial(work, range(20))
     for t in range(50):
-        context.at_once_from(t, lambda t: require((work(t % 20) == serial[t % 20]).all(), f"thread {t}"))
+        context.at_once_from(t, lambda t: same_bits(work(t % 20), serial[t % 20], f"thread {t}"))
         # The probe: another thread finds the pool as it was.
-        context.at_once_from(t, lambda t: require((work(0) == serial[0]).all(), f"probe {t}"))
+        context.at_once_from(t, lambda t: same_bits(work(0), serial[0], f"probe {t}"))
         context.counted += 2
     context.all_free(device, "after 50 threads and probes")
     for batch in range(4):
