@@ -23,7 +23,7 @@ fn what_is_available_opens_and_what_is_not_says_why() {
         assert_eq!(Device::open(name).expect("it is available").info().name, *name);
     }
     for (name, part) in [("cuda:4000", "cuda"), ("cuda:x", "no device"), ("cudaX", "no device")] {
-        let error = Device::open(name).err().expect("there is no such device");
+        let error = Device::open(name).expect_err("there is no such device");
         assert!(error.is_unsupported() && error.to_string().contains(part), "{name}: {error:?}");
     }
 }
