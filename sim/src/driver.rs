@@ -58,6 +58,12 @@ pub(crate) enum Target {
     Credit(StreamId),
 }
 
+impl std::fmt::Debug for SimDriver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SimDriver({})", self.shared.info.description)
+    }
+}
+
 impl SimDriver {
     /// A device that computes what the CPU's kernels compute.
     pub fn new(config: SimConfig) -> Self {

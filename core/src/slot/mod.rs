@@ -35,6 +35,7 @@ mod binding;
 mod cell;
 mod close;
 mod future;
+pub mod rule;
 mod running;
 mod shared;
 mod stats;

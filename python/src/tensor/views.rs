@@ -80,6 +80,7 @@ impl PyTensor {
     /// Axes in the opposite order.
     #[getter(T)]
     fn reversed_axes(&self) -> PyResult<PyTensor> {
+        self.inner.check().or_raise()?;
         let dims: Vec<isize> = (0..self.inner.rank() as isize).rev().collect();
         self.inner.permute(&dims).or_raise().map(PyTensor::new)
     }
@@ -87,6 +88,7 @@ impl PyTensor {
     /// The last two axes exchanged.
     #[getter(mT)]
     fn matrix_transposed(&self) -> PyResult<PyTensor> {
+        self.inner.check().or_raise()?;
         self.inner.transpose(-2, -1).or_raise().map(PyTensor::new)
     }
 

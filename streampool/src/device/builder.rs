@@ -1,5 +1,6 @@
 //! Opening a device.
 
+use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Instant;
@@ -10,6 +11,7 @@ use streampool_core::memory::{MemoryConfig, MemoryPool};
 use streampool_core::slot::{Policy, PoolOptions, SlotPool};
 use streampool_core::timeline::{StreamId, Ticket};
 use streampool_cpu::{CpuConfig, CpuDriver};
+use streampool_cuda::{CudaConfig, CudaDriver};
 use streampool_sim::{SimConfig, SimDriver};
 
 use super::models_gone::ModelsGone;
@@ -27,6 +29,8 @@ pub struct DeviceBuilder {
     memory_limit: Option<usize>,
     cores: Option<usize>,
     sim: SimConfig,
+    tf32: bool,
+    kernel_cache: Option<PathBuf>,
 }
 
 impl DeviceBuilder {
@@ -39,6 +43,8 @@ impl DeviceBuilder {
             memory_limit: None,
             cores: None,
             sim: SimConfig::default(),
+            tf32: false,
+            kernel_cache: None,
         }
     }
 
@@ -85,16 +91,36 @@ impl DeviceBuilder {
         self
     }
 
+    /// CUDA: whether float32 products may be computed in TF32, whose numbers have 10 bits of mantissa: several times faster, and off by default
+    /// because it is not what float32 promises.
+    #[must_use]
+    pub fn tf32(mut self, allow: bool) -> Self {
+        self.tf32 = allow;
+        self
+    }
+
+    /// CUDA: a folder in which compiled kernels are kept from one process to the next; none by default.
+    #[must_use]
+    pub fn kernel_cache(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.kernel_cache = Some(folder.into());
+        self
+    }
+
     /// Opens it. The calling thread gets stream 0.
     ///
     /// # Errors
-    /// `is_unsupported` for a name that is no device here; `is_invalid_argument` for a pool size out of range.
+    /// `is_unsupported` for a name that is no device here, or naming what a GPU lacks (driver, libraries) and how to get it; `is_invalid_argument` for a pool size out of range.
     pub fn open(self) -> Result<Device> {
         let mut sim = None;
         let driver: Arc<dyn Driver> = match (self.driver, self.name.as_str()) {
             (Some(driver), _) => driver,
             (None, "cpu") => Arc::new(CpuDriver::new(CpuConfig { cores: self.cores.unwrap_or(0) })),
             (None, "sim") => Arc::new(sim.insert(SimDriver::new(self.sim)).clone()),
+            (None, name) if cuda_ordinal(name).is_some() => Arc::new(CudaDriver::new(CudaConfig {
+                ordinal: cuda_ordinal(name).unwrap_or(0),
+                tf32: self.tf32,
+                cache_folder: self.kernel_cache,
+            })?),
             (None, other) => {
                 return Err(Error::unsupported(format!(
                     "there is no device '{other}' here; devices of this build are: {}",
@@ -148,6 +174,14 @@ impl std::fmt::Debug for DeviceBuilder {
             .field("cores", &self.cores)
             .field("sim", &self.sim)
             .finish()
+    }
+}
+
+/// Which GPU `"cuda"` or `"cuda:1"` names.
+fn cuda_ordinal(name: &str) -> Option<usize> {
+    match name.strip_prefix("cuda")? {
+        "" => Some(0),
+        rest => rest.strip_prefix(':')?.parse().ok(),
     }
 }
 

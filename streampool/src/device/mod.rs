@@ -82,12 +82,26 @@ impl Device {
         Self::builder("sim").open()
     }
 
-    /// Names of the devices that this build can open.
-    pub fn available() -> Vec<String> {
-        vec!["cpu".to_owned(), "sim".to_owned()]
+    /// An NVIDIA GPU, by its number.
+    ///
+    /// # Errors
+    /// `is_unsupported` naming what is missing (the driver, its libraries, the GPU) and how to get it.
+    pub fn cuda(ordinal: usize) -> Result<Device> {
+        Self::builder(&format!("cuda:{ordinal}")).open()
     }
 
-    /// A device by name: `"cpu"` or `"sim"`.
+    /// Names of the devices that can be opened here: those of the build, and the GPUs that the machine has.
+    pub fn available() -> Vec<String> {
+        let gpus = (0..streampool_cuda::count()).map(|i| format!("cuda:{i}"));
+        ["cpu".to_owned(), "sim".to_owned()].into_iter().chain(gpus).collect()
+    }
+
+    /// Why no GPU can be used here; `None` if one can.
+    pub fn cuda_missing() -> Option<String> {
+        streampool_cuda::describe_missing()
+    }
+
+    /// A device by name: `"cpu"`, `"sim"`, `"cuda"` or `"cuda:1"`.
     pub fn open(name: &str) -> Result<Device> {
         Self::builder(name).open()
     }

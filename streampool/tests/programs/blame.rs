@@ -53,7 +53,8 @@ impl Tally {
     /// All of `expected` happened.
     pub(crate) fn expect(&self, suite: &str, programs: u32, expected: &[&str]) {
         let counts = self.0.lock().unwrap();
-        eprintln!("{suite}: {programs} programs, {counts:?}");
+        let met: Vec<String> = counts.iter().map(|(what, n)| format!("{n} x {what}")).collect();
+        eprintln!("{suite}: {programs} programs, {}", met.join(", "));
         for what in expected {
             assert!(
                 counts.contains_key(what),

@@ -8,4 +8,6 @@ mod linalg;
 mod memory;
 mod model;
 mod parallel;
+mod pool_race;
+mod record_stream;
 mod support;

@@ -11,7 +11,10 @@ from typing import Any
 from .. import _native
 from .._errors import InvalidArgument
 from .._native import Tensor
-from .._native import layer_norm as _layer_norm
+
+_layer_norm = _native.layer_norm
+pad = _native.pad
+scaled_dot_product_attention = _native.scaled_dot_product_attention
 
 _Size = int | tuple[int, ...] | list[int]
 
@@ -142,9 +145,11 @@ def avg_pool2d(
 
 
 def _adaptive(input: Tensor, output_size: Any, spatial: int) -> Tensor:
-    sizes = [output_size] * spatial if isinstance(output_size, int) or output_size is None else list(output_size)
+    asked: list[int | None] = (
+        [output_size] * spatial if isinstance(output_size, int) or output_size is None else list(output_size)
+    )
     lengths = input.shape[-spatial:]
-    sizes = [n if n is not None else d for n, d in zip(sizes, lengths, strict=True)]
+    sizes: list[int] = [n if n is not None else d for n, d in zip(asked, lengths, strict=True)]
     if all(n == 1 for n in sizes):
         return input.mean(tuple(range(-spatial, 0)), keepdim=True)
     if any(n <= 0 or d % n for n, d in zip(sizes, lengths, strict=True)):

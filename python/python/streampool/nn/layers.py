@@ -22,6 +22,8 @@ def _sizes(value: Any, spatial: int) -> tuple[int, ...]:
 class Linear(Module):
     """`y = x @ weight.T + bias`: (..., in_features) to (..., out_features)."""
 
+    bias: Parameter | None
+
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None
     ) -> None:

@@ -34,7 +34,8 @@ class MaxPool2d(_MaxPool):
 
     def forward(self, input: Tensor) -> Tensor:
         """(n, c, height, width) to (n, c, height', width')."""
-        return F.max_pool2d(input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+        out: Tensor = F.max_pool2d(input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+        return out
 
 
 class _AvgPool(Module):

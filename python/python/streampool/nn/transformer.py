@@ -69,7 +69,9 @@ class MultiheadAttention(Module):
             assert hidden is not None
             hidden = hidden.unsqueeze(1).unsqueeze(1)
             mask = hidden if mask is None else mask + hidden
-        out = F.scaled_dot_product_attention(*heads, attn_mask=mask, is_causal=is_causal and mask is None)
+        out = F.scaled_dot_product_attention(
+            heads[0], heads[1], heads[2], attn_mask=mask, is_causal=is_causal and mask is None
+        )
         out = self.out_proj(out.transpose(1, 2).flatten(2))
         return (out if self.batch_first else out.transpose(0, 1)), None
 
@@ -108,10 +110,12 @@ class TransformerEncoderLayer(Module):
         self.activation = getattr(F, activation) if isinstance(activation, str) else activation
 
     def _attend(self, x: Tensor, mask: Tensor | None, padding: Tensor | None) -> Tensor:
-        return self.self_attn(x, x, x, attn_mask=mask, key_padding_mask=padding)[0]
+        attended: Tensor = self.self_attn(x, x, x, attn_mask=mask, key_padding_mask=padding)[0]
+        return attended
 
     def _feed(self, x: Tensor) -> Tensor:
-        return self.linear2(self.activation(self.linear1(x)))
+        fed: Tensor = self.linear2(self.activation(self.linear1(x)))
+        return fed
 
     def forward(
         self, src: Tensor, src_mask: Tensor | None = None, src_key_padding_mask: Tensor | None = None
@@ -122,7 +126,8 @@ class TransformerEncoderLayer(Module):
             x = x + self._attend(self.norm1(x), src_mask, src_key_padding_mask)
             return x + self._feed(self.norm2(x))
         x = self.norm1(x + self._attend(x, src_mask, src_key_padding_mask))
-        return self.norm2(x + self._feed(x))
+        out: Tensor = self.norm2(x + self._feed(x))
+        return out
 
 
 class TransformerEncoder(Module):
