@@ -399,7 +399,6 @@ def backend(graph: Any, example_inputs: Sequence[Any]) -> Callable[..., Any]:
                 current[:] = [(now, CompiledModule(bound))]
             return current[0][1]
 
-    @torch.compiler.disable  # type: ignore[misc]
     def run(*inputs: Any) -> Any:
         if torch.is_grad_enabled() and any(getattr(t, "requires_grad", False) for t in inputs):
             raise Unsupported(
@@ -409,4 +408,6 @@ def backend(graph: Any, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         rest = [t for i, t in enumerate(inputs) if i not in held]
         return compiled(inputs)(*rest)
 
-    return run
+    # It runs as it is, also when what it does is itself traceable.
+    disabled: Callable[..., Any] = torch.compiler.disable(run)
+    return disabled

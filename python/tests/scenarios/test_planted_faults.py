@@ -340,6 +340,7 @@ def test_a_stream_that_stalls_is_named_in_the_dump() -> None:
         try:
             sp.synchronize(device, timeout=3)
         finally:
+            device.sim.inject()
             del x
             over.set()
         return ""

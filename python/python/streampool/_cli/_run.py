@@ -202,7 +202,7 @@ class Job:
     """A model with the requests that it is to answer."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.cores = min(options.cores, cores())
+        self.cores: int = min(options.cores, cores())
         self.device = open_device(options, cores=self.cores)
         self.model = sp.load(options.model, device=self.device)
         self.requests = Requests.of(self.model.inputs, read_data(options.input), options.batch)

@@ -22,6 +22,7 @@ __all__ = [
     "product",
     "product_relu",
     "spot_check",
+    "weight_and_bias",
 ]
 
 Array = np.ndarray[Any, Any]
@@ -60,6 +61,13 @@ def spot_check(context: Context, n: int, seed: int, relu: bool) -> float:
     want = a @ b
     make = product_relu if relu else product
     return near(make(context, n)(seed), np.maximum(want, 0) if relu else want, 1e-5, f"{n}x{n} against NumPy")
+
+
+def weight_and_bias(layer: sp.nn.Linear) -> tuple[Array, Array]:
+    """A layer's parameters in float64, for NumPy's own answer."""
+    assert layer.weight is not None
+    assert layer.bias is not None
+    return layer.weight.detach().numpy().astype(np.float64), layer.bias.detach().numpy().astype(np.float64)
 
 
 def mlp(device: sp.Device) -> sp.nn.Module:

@@ -84,7 +84,10 @@ def cross_stream(context: Context) -> str:
 
     def either(t: int) -> int:
         try:
-            return consume() if t else produce() or 0
+            if t:
+                return consume()
+            produce()
+            return 0
         except BaseException:
             failed.set()
             turn.set()

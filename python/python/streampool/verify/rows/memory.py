@@ -25,7 +25,10 @@ def oom_recovery(context: Context) -> str:
     side = 2048 if context.quick else 8192
     hold = 4 * side * side * 4
     device = context.open(device_memory=2 * hold)
-    live = lambda: device.memory_stats()["live"]  # noqa: E731
+
+    def live() -> int:
+        return device.memory_stats()["live"]
+
     start = live()
     work = product(context, 64, device)
     serial = context.serial(work, range(70))

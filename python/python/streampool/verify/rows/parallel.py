@@ -22,6 +22,7 @@ from ..work import (
     product,
     product_relu,
     spot_check,
+    weight_and_bias,
 )
 
 # So many different inputs go round: the serial run need not repeat what is the same.
@@ -71,11 +72,11 @@ def shared_linear(context: Context, threads: int) -> int:
     layer = sp.nn.Linear(256, 256, device=context.device).eval()
 
     def work(seed: int) -> np.ndarray[Any, Any]:
-        y = layer(context.randn(4, 256, seed=seed))
+        y: sp.Tensor = layer(context.randn(4, 256, seed=seed))
         sp.synchronize(context.device)
         return y.numpy()
 
-    weight, bias = (p.detach().numpy().astype(np.float64) for p in (layer.weight, layer.bias))
+    weight, bias = weight_and_bias(layer)
     x = context.randn(4, 256, seed=0).numpy()
     near(work(0), x @ weight.T + bias, 1e-5, "Linear against NumPy")
     return context.storm(threads, 10, work, lambda t, i: 10 * t + i)
@@ -90,7 +91,7 @@ def real_models(context: Context) -> str:
 
     def work(key: tuple[str, int]) -> np.ndarray[Any, Any]:
         name, seed = key
-        y = models[name](context.randn(*shapes[name], seed=seed))
+        y: sp.Tensor = models[name](context.randn(*shapes[name], seed=seed))
         sp.synchronize(device)
         return y.numpy()
 
@@ -105,7 +106,8 @@ def real_models(context: Context) -> str:
     require(right >= 0.95 * len(labels), f"the digits model reads {right} of {len(labels)} right")
 
     def read(key: int) -> np.ndarray[Any, Any]:
-        return digits.run({"image": images[key : key + 1 + key % 3]})["probabilities"]
+        answer: np.ndarray[Any, Any] = digits.run({"image": images[key : key + 1 + key % 3]})["probabilities"]
+        return answer
 
     context.storm(8, 50, read, lambda t, i: (53 * t + i) % (len(labels) - 3))
     return f"{context.counted} results equal serial; digits: {right} of {len(labels)} right"
@@ -130,6 +132,8 @@ def max_streams(context: Context) -> str:
         everybody.wait(60)
         return mine
 
+    # While those that ended still hold slots, an idle thread may lose its own to one that waits.
+    context.all_free(device, "after 8 threads")
     own = context.at_once(31, stream_of)
     require(len(set(own)) == 31, f"31 threads at once had {len(set(own))} streams: {sorted(own)}")
     require(0 not in own, "stream 0 belongs to the thread that opened the device")

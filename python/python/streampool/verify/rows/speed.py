@@ -15,6 +15,7 @@ from ..._table import digits, percent, seconds, table
 from ..check import near, require, same_bits
 from ..context import Context
 from ..row import row
+from ..work import weight_and_bias
 
 Array = np.ndarray[Any, Any]
 
@@ -61,7 +62,7 @@ def bed(context: Context, wide: int, out: int, batch: int) -> Bed:
     """A call uses one core: the threads bring the parallelism, and one thread is what it is compared with."""
     device = context.open(cores=1) if context.device_name == "cpu" else context.open()
     layer = sp.nn.Linear(wide, out, device=device).eval()
-    weight, bias = (p.detach().numpy().astype(np.float64) for p in (layer.weight, layer.bias))
+    weight, bias = weight_and_bias(layer)
     inputs = [context.randn(batch, wide, seed=seed, device=device) for seed in range(4)]
     answers = []
     for x in inputs:

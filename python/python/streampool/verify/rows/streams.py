@@ -54,6 +54,8 @@ def stream_assignment(context: Context) -> str:
         return context.at_once(threads, body)
 
     for threads in (2, 31):
+        # While those that ended still hold slots, an idle thread may lose its own to one that waits.
+        context.all_free(device, f"before {threads} threads")
         streams = [stream for stream, _ in mine_for(threads)]
         require(len(set(streams)) == threads, f"{threads} live threads had {len(set(streams))} streams")
         require(0 not in streams, "a worker was on the opener's stream")

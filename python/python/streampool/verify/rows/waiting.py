@@ -29,7 +29,7 @@ def sync_active(context: Context) -> str:
         """At least 50 calls a thread, and on for as long as main syncs. Their latencies."""
 
         def body(t: int) -> list[int]:
-            mine = []
+            mine: list[int] = []
             while len(mine) < ITERATIONS or (go_on is not None and go_on.is_set()):
                 key = (3 * t + len(mine)) % 16
                 begin = time.perf_counter_ns()
