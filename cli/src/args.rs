@@ -185,6 +185,9 @@ pub(crate) struct DeviceArgs {
     /// The most device memory to use, in MiB [default: 90 % of what the device has]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 40))]
     pub(crate) memory_limit: Option<u64>,
+    /// CUDA: compute float32 products in TF32 (10 bits of mantissa), which is faster
+    #[arg(long)]
+    pub(crate) tf32: bool,
 }
 
 /// The devices of this build.
@@ -194,6 +197,8 @@ pub(crate) enum DeviceName {
     Cpu,
     /// A simulated device: real bytes, completion out of order between streams
     Sim,
+    /// The first NVIDIA GPU
+    Cuda,
 }
 
 #[derive(Debug, Args)]

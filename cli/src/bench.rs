@@ -38,7 +38,12 @@ impl Workload {
 
     fn describe(self) -> String {
         let widths: Vec<_> = self.widths().iter().map(usize::to_string).collect();
-        format!("linear {}, batch {}, float32", widths.join("-"), self.batch())
+        format!(
+            "{} {}, batch {}, float32",
+            if widths.len() > 2 { "MLP" } else { "linear" },
+            widths.join("-"),
+            self.batch()
+        )
     }
 }
 

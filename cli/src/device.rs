@@ -9,6 +9,7 @@ impl DeviceName {
         match self {
             DeviceName::Cpu => "cpu",
             DeviceName::Sim => "sim",
+            DeviceName::Cuda => "cuda",
         }
     }
 }
@@ -16,7 +17,7 @@ impl DeviceName {
 impl DeviceArgs {
     /// The settings, not yet opened.
     pub(crate) fn builder(&self) -> DeviceBuilder {
-        let builder = Device::builder(self.device.name()).streams(usize::from(self.streams));
+        let builder = Device::builder(self.device.name()).streams(usize::from(self.streams)).tf32(self.tf32);
         match self.memory_limit {
             Some(mib) => builder.memory_limit(usize::try_from(mib << 20).unwrap_or(usize::MAX)),
             None => builder,

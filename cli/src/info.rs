@@ -14,6 +14,8 @@ struct Summary {
     system: String,
     cores: usize,
     devices: Vec<Entry>,
+    /// Why no NVIDIA GPU is listed, if none is.
+    cuda_missing: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -36,6 +38,7 @@ pub(crate) fn run(options: &Info) -> Result<(), Failure> {
         system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         cores: cores(),
         devices,
+        cuda_missing: Device::cuda_missing(),
     };
     options
         .report
@@ -54,6 +57,9 @@ pub(crate) fn run(options: &Info) -> Result<(), Failure> {
         })
         .collect();
     options.report.say(&table(&["device", "streams", "memory", "limit", "description"], &rows));
+    if let Some(missing) = &summary.cuda_missing {
+        options.report.say(&format!("\n{missing}\n"));
+    }
     options.report.write(&summary)?;
     Ok(())
 }

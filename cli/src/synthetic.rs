@@ -3,7 +3,21 @@
 //! ONNX is protocol buffers; the dozen fields that are needed are encoded here (field numbers from onnx.proto).
 
 /// ONNX bytes of linear layers of these widths with ReLU between them: input "x" (batch, first), output "y" (batch, last).
+#[allow(dead_code)] // not of the GPU's benchmarks, which share this file
 pub(crate) fn mlp(widths: &[usize]) -> Vec<u8> {
+    mlp_of(widths, Width::Float32)
+}
+
+/// Element types of these models.
+#[derive(Clone, Copy)]
+pub(crate) enum Width {
+    Float32,
+    #[allow(dead_code)] // of the GPU's benchmarks, which share this file
+    Bfloat16,
+}
+
+/// [`mlp`] of another element type.
+pub(crate) fn mlp_of(widths: &[usize], width: Width) -> Vec<u8> {
     let mut graph = Message::default();
     let mut random = Normal::new(1);
     let layers = widths.len() - 1;
@@ -15,8 +29,8 @@ pub(crate) fn mlp(widths: &[usize]) -> Vec<u8> {
         let weights: Vec<f32> = (0..from * to).map(|_| random.next() * scale).collect();
         let bias: Vec<f32> = (0..to).map(|_| random.next()).collect();
         let (w, b) = (format!("w{i}"), format!("b{i}"));
-        initializers.push(tensor(&w, &[to, from], &weights));
-        initializers.push(tensor(&b, &[to], &bias));
+        initializers.push(tensor(&w, &[to, from], &weights, width));
+        initializers.push(tensor(&b, &[to], &bias, width));
         let end = i + 1 == layers;
         let out = if end { "y".to_owned() } else { format!("h{i}") };
         let mut gemm = node("Gemm", &format!("linear{i}"), &[&last, &w, &b], &out);
@@ -33,7 +47,7 @@ pub(crate) fn mlp(widths: &[usize]) -> Vec<u8> {
     for t in &initializers {
         graph.message(5, t);
     }
-    graph.message(11, &value("x", widths[0])).message(12, &value("y", widths[layers]));
+    graph.message(11, &value("x", widths[0], width)).message(12, &value("y", widths[layers], width));
     let mut opset = Message::default();
     opset.text(1, "").int(2, 17);
     let mut model = Message::default();
@@ -50,27 +64,41 @@ fn node(op: &str, name: &str, inputs: &[&str], output: &str) -> Message {
     m
 }
 
-fn tensor(name: &str, dims: &[usize], values: &[f32]) -> Message {
+fn tensor(name: &str, dims: &[usize], values: &[f32], width: Width) -> Message {
     let mut m = Message::default();
     for &d in dims {
         m.int(1, d as u64);
     }
-    let raw: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    m.int(2, 1).text(8, name).bytes(9, &raw); // data_type = FLOAT, name, raw_data
+    let raw: Vec<u8> = match width {
+        Width::Float32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        // The upper half: truncated, which is good enough for weights drawn at random.
+        Width::Bfloat16 => values.iter().flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes()).collect(),
+    };
+    m.int(2, width.code()).text(8, name).bytes(9, &raw); // data_type, name, raw_data
     m
 }
 
 /// A float input or output ("batch", width).
-fn value(name: &str, width: usize) -> Message {
+fn value(name: &str, columns: usize, width: Width) -> Message {
     let [mut batch, mut fixed, mut shape, mut tensor, mut ty, mut info] =
         std::array::from_fn(|_| Message::default());
     batch.text(2, "batch");
-    fixed.int(1, width as u64);
+    fixed.int(1, columns as u64);
     shape.message(1, &batch).message(1, &fixed);
-    tensor.int(1, 1).message(2, &shape);
+    tensor.int(1, width.code()).message(2, &shape);
     ty.message(1, &tensor);
     info.text(1, name).message(2, &ty);
     info
+}
+
+impl Width {
+    /// ONNX's number for it.
+    fn code(self) -> u64 {
+        match self {
+            Width::Float32 => 1,
+            Width::Bfloat16 => 16,
+        }
+    }
 }
 
 /// A protocol buffers message being written.

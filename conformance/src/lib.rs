@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod case;
+mod cases;
 mod errors;
 mod memory;
 mod order;
@@ -13,6 +15,8 @@ mod results;
 mod threads;
 
 pub use bench::{Bench, Chain, Random, copy_program, map_program, value};
+pub use case::Case;
+pub use cases::Cases;
 
 use std::sync::Arc;
 

@@ -73,7 +73,7 @@ impl<'a> IntoIterator for &'a Waits {
 }
 
 /// What a buffer remembers of the submitted work that touches it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Hazards {
     /// Never written again: anybody reads it at any time, and nothing is recorded.
     Frozen,
@@ -82,7 +82,7 @@ pub enum Hazards {
 }
 
 /// The last write of a buffer and the reads since.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Tracked {
     write: Option<Ticket>,
     /// At most one per stream, the newest; all submitted after `write`.
@@ -142,6 +142,17 @@ impl Hazards {
                 None => tracked.reads.push(ticket),
             },
         }
+    }
+
+    /// All that is remembered, in an order in which it may be [recorded](Hazards::record) again.
+    pub fn recorded(&self) -> impl Iterator<Item = (Access, Ticket)> {
+        let tracked = match self {
+            Self::Frozen => None,
+            Self::Tracked(tracked) => Some(tracked),
+        };
+        let write = tracked.and_then(|t| t.write).map(|ticket| (Access::Write, ticket));
+        let reads = tracked.into_iter().flat_map(|t| &t.reads).map(|ticket| (Access::Read, *ticket));
+        write.into_iter().chain(reads)
     }
 
     /// The tickets that must be done before the buffer's memory may be used for something else anywhere: what a write

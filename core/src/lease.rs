@@ -63,6 +63,12 @@ impl<T: Send + 'static> StreamLease<T> {
         work()
     }
 
+    /// As [`StreamLease::scope`], until the guard is dropped: for callers whose work is no closure. It does not keep the lease: once
+    /// that is dropped, entries of the thread find another stream (INV-3).
+    pub fn enter_scope(&self) -> ScopeGuard {
+        ScopeGuard { _scope: Scope::new(&self.shared, self.grant) }
+    }
+
     /// The stream.
     pub fn stream(&self) -> StreamId {
         StreamId(self.grant.slot)
@@ -72,6 +78,13 @@ impl<T: Send + 'static> StreamLease<T> {
     pub fn generation(&self) -> u64 {
         self.grant.generation
     }
+}
+
+/// Made by [`StreamLease::enter_scope`]. Stays on its thread; guards of one thread are to be dropped in the opposite order of
+/// their making.
+#[must_use = "the scope ends when this is dropped"]
+pub struct ScopeGuard {
+    _scope: Scope,
 }
 
 impl<T: Send + 'static> Drop for StreamLease<T> {

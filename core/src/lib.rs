@@ -12,6 +12,7 @@ pub mod driver;
 pub mod error;
 pub mod gate;
 pub mod hazard;
+pub mod interrupt;
 pub mod lease;
 pub mod memory;
 pub mod once;

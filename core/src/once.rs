@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 use crate::error::{Error, Result};
+use crate::interrupt;
 use crate::sync::{Arc, Condvar, Deadline, Mutex, StdArc, ThreadToken};
 
 /// A cache of compiled values by key, bounded in bytes.
@@ -222,17 +223,22 @@ impl<K: Eq + Hash + Clone, V: ?Sized> State<K, V> {
 
 impl<V: ?Sized> Flight<V> {
     fn wait(&self, deadline: Deadline) -> Result<StdArc<V>> {
-        let mut landed = self.landed.lock();
-        let mut passed = false;
         loop {
-            match &*landed {
-                Some(result) => return result.clone(),
-                None if passed => {
-                    return Err(Error::timeout(
-                        "another thread's compile of the same program was not done in time",
-                    ));
+            let (slice, last) = interrupt::slice(deadline);
+            let mut landed = self.landed.lock();
+            let mut passed = false;
+            loop {
+                match &*landed {
+                    Some(result) => return result.clone(),
+                    None if passed => break,
+                    None => (landed, passed) = self.done.wait_until(landed, slice),
                 }
-                None => (landed, passed) = self.done.wait_until(landed, deadline),
+            }
+            drop(landed);
+            if last || interrupt::interrupted() {
+                return Err(Error::timeout(
+                    "another thread's compile of the same program was not done in time",
+                ));
             }
         }
     }

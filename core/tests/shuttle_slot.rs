@@ -1,11 +1,13 @@
-//! The stream pool under shuttle: more threads than loom can take, schedules drawn by PCT (probabilistic concurrency
-//! testing, Burckhardt et al. 2010), which finds a bug of depth d with a known least probability.
+//! The stream pool under shuttle: more threads than loom can take, also with sections that unwind.
 //!
-//! `RUSTFLAGS="--cfg shuttle" cargo test -p streampool-core --release --test 'shuttle_*'`. A failure prints the schedule; `shuttle::replay`
-//! runs it again. No wait has a deadline here, so a lost wake-up is a deadlock.
+//! `RUSTFLAGS="--cfg shuttle" cargo test -p streampool-core --release --test 'shuttle_*'`. A failure prints its schedule and its seed; see
+//! `schedules/mod.rs` for how to repeat it. No wait has a deadline here, so a lost wake-up is a deadlock.
 #![cfg(all(shuttle, not(loom)))]
 
+mod schedules;
+
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -17,8 +19,7 @@ use shuttle::thread;
 use streampool_core::Result;
 use streampool_core::slot::{Policy, PoolOptions, Running, SlotPool};
 
-const SCHEDULES: usize = 1_000;
-const DEPTH: usize = 3;
+const SCHEDULES: usize = 5_000;
 const THREADS: usize = 8;
 const SLOTS: usize = 3;
 
@@ -50,11 +51,12 @@ fn random_program(policy: Policy, close: bool) {
             let (pool, work) = (pool.clone(), work.clone());
             thread::spawn(move || {
                 for _ in 0..3 {
-                    let ran = match thread_rng().gen_range(0..4) {
+                    let ran = match thread_rng().gen_range(0..5) {
                         0 => pool.lease().and_then(|mut lease| {
                             work(lease.enter()?);
                             lease.enter().map(&work)
                         }),
+                        2 => unwinding(&pool, &work),
                         1 => cancelled(&pool).unwrap_or_else(|| pool.enter()).map(&work),
                         _ => pool.enter().map(&work),
                     };
@@ -79,6 +81,17 @@ fn random_program(policy: Policy, close: bool) {
     assert_eq!(put_back, sections.load(Ordering::Relaxed), "a payload was lost");
 }
 
+/// A section that unwinds after its work: its end, with the hand-over to whoever waits, happens meanwhile.
+fn unwinding(pool: &Pool, work: &impl Fn(Running<'_, Payload>)) -> Result<()> {
+    let unwound = catch_unwind(AssertUnwindSafe(|| -> Result<()> {
+        work(pool.enter()?);
+        let _held = pool.enter()?;
+        // Not `panic!`: shuttle's hook would take it for a failure.
+        resume_unwind(Box::new(()))
+    }));
+    unwound.unwrap_or(Ok(()))
+}
+
 /// An entry that is polled once and dropped.
 fn cancelled(pool: &Pool) -> Option<Result<Running<'_, Payload>>> {
     let mut entry = pool.enter_async();
@@ -92,16 +105,20 @@ const WAIT: Policy = Policy::Wait { deadline: Duration::MAX };
 
 #[test]
 fn threads_leases_and_cancelled_tasks_lose_nothing() {
-    shuttle::check_pct(|| random_program(WAIT, false), SCHEDULES, DEPTH);
+    schedules::sample("stream pool, 8 threads on 3 slots", SCHEDULES, || random_program(WAIT, false));
 }
 
 #[test]
 fn sharing_threads_lose_nothing() {
-    shuttle::check_pct(|| random_program(Policy::Share, false), SCHEDULES, DEPTH);
+    schedules::sample("sharing pool, 8 threads on 3 slots", SCHEDULES, || {
+        random_program(Policy::Share, false)
+    });
 }
 
 #[test]
 fn closing_beside_busy_threads_ends_and_loses_nothing() {
-    shuttle::check_pct(|| random_program(WAIT, true), SCHEDULES, DEPTH);
-    shuttle::check_pct(|| random_program(Policy::Share, true), SCHEDULES, DEPTH);
+    schedules::sample("shutdown beside 8 threads on 3 slots", SCHEDULES, || random_program(WAIT, true));
+    schedules::sample("shutdown of a shared pool beside 8 threads", SCHEDULES, || {
+        random_program(Policy::Share, true)
+    });
 }

@@ -34,6 +34,7 @@ impl Constants {
             .map_err(|e| e.context(format_args!("uploading a constant of type {}", constant.ty())))?;
         // SAFETY: freshly allocated with this very length, and not shared yet.
         unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), memory.as_ptr(), data.len()) };
+        constant.release_pages();
         let memory = Arc::new(memory);
         let mut map = self.uploaded.lock().expect("no panic under this lock");
         if let Some(found) = find(&map) {
@@ -49,5 +50,39 @@ impl Constants {
         let map = self.uploaded.lock().expect("no panic under this lock");
         let uploaded: usize = map.values().filter_map(Weak::upgrade).map(|m| m.len()).sum();
         uploaded + self.packs.bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use bytes::Bytes;
+    use streampool_core::op::{DType, Pages, TensorType};
+
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Released(AtomicUsize);
+
+    impl Pages for Released {
+        fn release(&self, data: &[u8]) {
+            self.0.fetch_add(data.len(), Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn an_uploaded_constant_lets_go_of_its_mapped_pages_once() {
+        let released = Arc::new(Released::default());
+        let bytes: Vec<u8> = (0..48).collect();
+        let ty = TensorType::new(DType::F32, [3, 4]);
+        let constant = Constant::mapped(ty, Bytes::from(bytes.clone()), released.clone());
+        let constants = Constants::default();
+        let first = constants.upload(&constant).unwrap();
+        let second = constants.upload(&constant).unwrap();
+        assert!(Arc::ptr_eq(&first, &second));
+        assert_eq!(released.0.load(Ordering::Relaxed), 48);
+        // SAFETY: 48 bytes were uploaded, and nobody writes them.
+        assert_eq!(unsafe { std::slice::from_raw_parts(first.as_ptr(), 48) }, bytes);
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use streampool_core::driver::{DeviceInfo, Driver, Executable, Queue, Segment};
 use streampool_core::op::Program;
 use streampool_core::timeline::{StreamId, Ticket};
-use streampool_core::{Error, Result};
+use streampool_core::{Error, Result, interrupt};
 
 use crate::fault::{Event, Events};
 use crate::program::{Compiler, CpuCompiler, SimExecutable};
@@ -261,8 +261,11 @@ impl Shared {
                     self.run(*job);
                 }
                 Picked::Busy | Picked::Blocked => {
-                    let left = deadline.duration_since(now);
+                    let left = interrupt::until(deadline).saturating_duration_since(now);
                     drop(self.progress.wait_timeout(engine, left).unwrap_or_else(PoisonError::into_inner));
+                    if interrupt::interrupted() {
+                        return Err(Error::timeout("sim: the wait was interrupted"));
+                    }
                 }
             }
         }

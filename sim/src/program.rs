@@ -104,20 +104,38 @@ pub(crate) struct SimExecutable {
 
 pub(crate) struct SimOutput {
     pub(crate) port: Port,
-    /// Whether a step writes every byte of it, so that what was there before does not matter.
+    /// Whether the steps together write every byte of it, so that what was there before does not matter.
     pub(crate) whole: bool,
+}
+
+/// Whether these operands together are every element of an output.
+fn covers<'p>(port: &Port, written: impl Iterator<Item = &'p Operand> + Clone) -> bool {
+    let is_all =
+        |o: &Operand| o.layout.offset == 0 && o.layout.is_contiguous() && o.ty().bytes() == port.bytes;
+    if port.bytes == 0 || written.clone().any(is_all) {
+        return true;
+    }
+    // Joined of several parts, as by a concatenation.
+    let mut bytes = vec![false; port.bytes];
+    for operand in written {
+        let (layout, size) = (&operand.layout, operand.dtype.size());
+        for nth in 0..layout.shape.len() {
+            let (mut rest, mut at) = (nth, layout.offset as isize);
+            for (&length, &stride) in layout.shape.iter().zip(&layout.strides).rev() {
+                at += (rest % length) as isize * stride;
+                rest /= length;
+            }
+            bytes[at as usize * size..][..size].fill(true);
+        }
+    }
+    bytes.into_iter().all(|written| written)
 }
 
 impl SimExecutable {
     pub(crate) fn new(program: &Program, host: Box<dyn HostProgram>) -> Self {
         let whole = |n: usize, port: &Port| {
-            let covers = |o: &Operand| {
-                o.place == Place::Output(n as u32)
-                    && o.layout.offset == 0
-                    && o.layout.is_contiguous()
-                    && o.ty().bytes() == port.bytes
-            };
-            port.bytes == 0 || program.steps.iter().flat_map(|s| &s.outputs).any(covers)
+            let written = program.steps.iter().flat_map(|s| &s.outputs);
+            covers(port, written.filter(|o| o.place == Place::Output(n as u32)))
         };
         let outputs = program.outputs.iter().enumerate();
         Self {

@@ -25,9 +25,10 @@ mod device;
 pub mod linalg;
 mod model;
 pub mod nn;
+pub mod ops;
 mod tensor;
 
-pub use device::{Device, DeviceBuilder, MemoryStats, StreamLease};
+pub use device::{Device, DeviceBuilder, Event, MemoryStats, StreamLease, StreamScope};
 pub use model::{Input, Model, Outputs};
 pub use streampool_core::error::{Error, Result};
 pub use streampool_core::op::{DType, Element, HostTensor, Scalar, Shape, TensorType};
@@ -35,4 +36,4 @@ pub use streampool_core::slot::{Policy, Stats as PoolStats};
 pub use streampool_core::timeline::StreamId;
 pub use streampool_graph as graph;
 pub use streampool_sim as sim;
-pub use tensor::{ConvOptions, Generator, Tensor, promote_types};
+pub use tensor::{ConvOptions, Generator, Number, Tensor, promote_types};

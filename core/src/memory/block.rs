@@ -1,5 +1,6 @@
 //! Blocks: the memory of a tensor or an arena.
 
+use super::rule;
 use super::shelf::{Shelf, Taken, Tickets};
 use crate::driver::{ALIGNMENT, Slice};
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -102,7 +103,7 @@ impl Block {
             }
             return;
         }
-        if self.place.is_none() || self.home.source().completed(ticket.stream) >= ticket.number {
+        if self.place.is_none() || rule::is_done(ticket, self.home.source().completed(ticket.stream)) {
             return;
         }
         let mut others = self.others.lock();
@@ -129,7 +130,7 @@ impl Drop for Block {
         }
         let mut tickets = std::mem::take(self.others.get_mut());
         // The device is asked before the shelf is locked. INV-6: what is not done now retires the block.
-        tickets.retain(|t| source.completed(t.stream) < t.number);
+        tickets.retain(|t| rule::retires([&*t], |stream| source.completed(stream)));
         let own = self.own.load(Ordering::Relaxed);
         self.home.bins().put(place.key, place.index, own, tickets);
     }

@@ -36,6 +36,7 @@ mod budget;
 mod cache;
 mod class;
 mod reclaim;
+pub mod rule;
 mod shelf;
 mod slab;
 mod source;
@@ -54,7 +55,8 @@ use crate::error::{Error, Result};
 use crate::sync::{Arc, Mutex, MutexGuard};
 use crate::timeline::StreamId;
 use budget::Budget;
-use shelf::{MAX_STREAMS, Shelf};
+use rule::MAX_STREAMS;
+use shelf::Shelf;
 
 /// How the memory of a device behaves.
 #[derive(Clone, Debug)]

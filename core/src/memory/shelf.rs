@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 
 use super::budget::Budget;
 use super::class::{Class, SMALL_CLASSES, fits};
+use super::rule;
 use super::slab::Slab;
 use super::source::Source;
 use super::stats::StreamMemoryStats;
@@ -24,12 +25,6 @@ pub(crate) type Tickets = SmallVec<[Ticket; 1]>;
 /// Retired blocks that one look at the oldest of them inspects. Work ends about in the order of frees, so more is seldom
 /// found further behind, and a stream with thousands of frees in flight must not walk all of them on each miss.
 const SWEEP: usize = 64;
-
-/// Bits of a block's id that count; the stream is above them. At 10 million blocks a second they last 14 years.
-const COUNT_BITS: u32 = 52;
-
-/// Streams that ids have room for.
-pub(crate) const MAX_STREAMS: u32 = 1 << (64 - COUNT_BITS);
 
 /// What a stream has of the device's memory. On cache lines (and pairs of them, which are fetched together) of its own.
 #[repr(align(128))]
@@ -123,7 +118,9 @@ impl Shelf {
             *completed = self.source.completed(*stream);
         }
         self.bins().finish(reach, |ticket| {
-            known.iter().any(|&(stream, completed)| stream == ticket.stream && ticket.number <= completed)
+            known
+                .iter()
+                .any(|&(stream, completed)| stream == ticket.stream && rule::is_done(*ticket, completed))
         })
     }
 
@@ -192,8 +189,7 @@ impl Bins {
     /// The id of the next block of this stream; no other stream's block ever has it.
     pub(crate) fn next_id(&mut self) -> u64 {
         self.stats.allocations += 1;
-        debug_assert!(self.stats.allocations < 1 << COUNT_BITS);
-        u64::from(self.stream.0) << COUNT_BITS | self.stats.allocations
+        rule::block_id(self.stream.0, self.stats.allocations)
     }
 
     /// A cached block for `class`, from this shelf alone.
@@ -356,8 +352,9 @@ impl Bins {
         }
     }
 
-    /// What waiting could free: for each retired block that serves `class`, and for each slab that has no live block but is not
-    /// idle, its bytes and the tickets to wait for.
+    /// What waiting could free: for each retired block that serves `class`, and for each slab that has no live block, its bytes and
+    /// the tickets to wait for. None for a slab that is idle by now: its work ended since the caller looked for idle ones, and
+    /// it only needs to look again.
     pub(crate) fn in_flight(&self, class: Option<Class>, completed: u64) -> Vec<InFlight> {
         let mut found: Vec<InFlight> = Vec::new();
         let mut tickets = vec![Tickets::new(); self.slabs.len()];
@@ -369,7 +366,7 @@ impl Bins {
             }
         }
         for (key, slab) in self.slabs() {
-            if slab.live() > 0 || slab.is_idle(completed) {
+            if slab.live() > 0 {
                 continue;
             }
             let mut tickets = std::mem::take(&mut tickets[key as usize]);

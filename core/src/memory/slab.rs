@@ -1,6 +1,7 @@
 //! A segment of device memory, cut into blocks of one class.
 
 use super::class::Class;
+use super::rule;
 use crate::driver::Segment;
 
 /// One segment and which of its blocks are where. Belongs to one shelf at a time; all its blocks have that shelf as their home.
@@ -61,7 +62,7 @@ impl Slab {
     /// Whether every block is cached and the home stream's work up to `completed` left none in use: the segment may go to
     /// another stream or back to the device (INV-6).
     pub(crate) fn is_idle(&self, completed: u64) -> bool {
-        self.live == 0 && self.retired == 0 && self.last_own <= completed
+        rule::may_leave(self.live, self.retired, self.last_own, completed)
     }
 
     /// Hands out a cached block: its index and address.

@@ -28,7 +28,7 @@ pub use map::{Binary, Instr, Map, Reg, Unary};
 pub use matmul::{Activation, Attention, MatMul, MatMulInteger};
 pub use movement::{Copy, Fill, Pad, PadMode, Range, Trilu};
 pub use normalize::{LayerNorm, Softmax};
-pub use program::{Constant, Operand, Place, Port, Program, Step};
+pub use program::{Constant, Operand, Pages, Place, Port, Program, Step};
 pub use random::{Distribution, Random};
 pub use recurrent::{Cell, Recurrent, RecurrentActivation, RecurrentDirection};
 pub use reduce::{ArgReduce, Cumulative, CumulativeKind, Reduce, ReduceKind};

@@ -7,12 +7,20 @@ use bytes::Bytes;
 
 use super::{DType, Layout, Op, TensorType};
 
+/// Where mapped bytes come from, and can be had again.
+pub trait Pages: std::fmt::Debug + Send + Sync {
+    /// Lets go of the physical memory behind `data`, which stays readable: a later look brings it back. Does nothing with bytes that
+    /// are not its own.
+    fn release(&self, data: &[u8]);
+}
+
 /// Frozen bytes: a weight. Shared by all programs and streams; never written, never tracked.
 #[derive(Debug)]
 pub struct Constant {
     id: u64,
     ty: TensorType,
     data: Bytes,
+    pages: Option<Arc<dyn Pages>>,
 }
 
 impl Constant {
@@ -21,10 +29,22 @@ impl Constant {
     /// # Panics
     /// If the length does not fit the type.
     pub fn new(ty: TensorType, data: Bytes) -> Arc<Self> {
+        Self::make(ty, data, None)
+    }
+
+    /// The same with bytes that `pages` can let go of once a driver has its own form of them.
+    ///
+    /// # Panics
+    /// As [`Constant::new`].
+    pub fn mapped(ty: TensorType, data: Bytes, pages: Arc<dyn Pages>) -> Arc<Self> {
+        Self::make(ty, data, Some(pages))
+    }
+
+    fn make(ty: TensorType, data: Bytes, pages: Option<Arc<dyn Pages>>) -> Arc<Self> {
         assert_eq!(ty.bytes(), data.len(), "a constant of type {ty} has {} bytes", data.len());
         // Taken at load time only, never on the hot path.
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        Arc::new(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), ty, data })
+        Arc::new(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), ty, data, pages })
     }
 
     /// Unique in this process: the key under which a driver keeps its uploaded and packed forms.
@@ -40,6 +60,13 @@ impl Constant {
     /// The bytes, row-major, little endian, possibly unaligned.
     pub fn data(&self) -> &Bytes {
         &self.data
+    }
+
+    /// For a driver that made its own form of the bytes: without this they would be in memory twice while a model loads.
+    pub fn release_pages(&self) {
+        if let Some(pages) = &self.pages {
+            pages.release(&self.data);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::rule::{self, Owner};
 use super::waiter::{Grant, Outcome, Waiter, Wake, Want};
 use crate::error::Error;
 use crate::sync::{Arc, ThreadToken};
@@ -41,20 +42,6 @@ pub(super) struct Cell<T> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Owner {
-    /// Nobody. The slot is in the registry's free list, or is slot 0.
-    Free,
-    /// A thread that used it last. A waiter may take it while the thread runs nothing.
-    Bound,
-    /// A [`StreamLease`](crate::lease::StreamLease).
-    Leased,
-    /// The pool is closed; the payload of the last section waits to be collected.
-    Closed,
-    /// The pool is gone; the payload of the last section is dropped at the section's end.
-    Gone,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
     Idle,
     /// The owner's, granted but not yet begun.
@@ -65,6 +52,19 @@ pub(super) enum Turn {
         by: ThreadToken,
         owner: bool,
     },
+}
+
+impl Turn {
+    /// As the rules see it.
+    pub(super) fn kind(self) -> rule::Turn {
+        match self {
+            Turn::Idle => rule::Turn::Idle,
+            Turn::Reserved => rule::Turn::Reserved,
+            Turn::Passed => rule::Turn::Passed,
+            Turn::Taken { owner: true, .. } => rule::Turn::Owner,
+            Turn::Taken { owner: false, .. } => rule::Turn::Guest,
+        }
+    }
 }
 
 impl<T> Cell<T> {
@@ -84,11 +84,7 @@ impl<T> Cell<T> {
 
     /// Whether a new owner may have it: nobody owns it, or a thread that runs nothing on it.
     pub(super) fn is_takeable(&self) -> bool {
-        match self.owner {
-            Owner::Free => true,
-            Owner::Bound => !matches!(self.turn, Turn::Reserved | Turn::Taken { owner: true, .. }),
-            Owner::Leased | Owner::Closed | Owner::Gone => false,
-        }
+        rule::is_takeable(self.owner, self.turn.kind())
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -98,15 +94,12 @@ impl<T> Cell<T> {
     /// Gives the slot to a new owner.
     pub(super) fn assign(&mut self, slot: u32, want: Want) -> Grant {
         debug_assert!(self.is_takeable());
-        self.generation += 1;
-        match want {
-            Want::Lease => self.owner = Owner::Leased,
-            Want::Bind => {
-                self.owner = Owner::Bound;
-                if self.turn == Turn::Idle {
-                    self.turn = Turn::Reserved;
-                }
-            }
+        // Old grants stay old also where the number wraps around.
+        self.generation = self.generation.wrapping_add(1);
+        let (owner, turn) = rule::assigned(want == Want::Lease, self.turn.kind());
+        self.owner = owner;
+        if turn == rule::Turn::Reserved {
+            self.turn = Turn::Reserved;
         }
         Grant { slot, generation: self.generation }
     }
@@ -141,7 +134,7 @@ impl<T> Cell<T> {
 
     /// Refuses everybody from now on, except the section that runs.
     pub(super) fn close(&mut self, refusal: &Error, mut wake: impl FnMut(Wake)) {
-        self.generation += 1;
+        self.generation = self.generation.wrapping_add(1);
         self.owner = Owner::Closed;
         if matches!(self.turn, Turn::Reserved | Turn::Passed) {
             self.turn = Turn::Idle;
@@ -149,5 +142,30 @@ impl<T> Cell<T> {
         for guest in self.guests.drain(..) {
             wake(Waiter::settle(guest, Outcome::Failed(refusal.clone())));
         }
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_grant_is_no_owner_also_where_generations_wrap_around() {
+        let mut cell: Cell<()> = Cell::new();
+        cell.generation = u64::MAX - 100;
+        let mut grants: Vec<Grant> = Vec::new();
+        for owner in 0..200 {
+            let want = if owner % 2 == 0 { Want::Lease } else { Want::Bind };
+            let grant = cell.assign(0, want);
+            assert!(cell.is_owned(grant.generation));
+            for old in &grants {
+                assert!(!cell.is_owned(old.generation), "{old:?} after {owner} owners");
+            }
+            grants.push(grant);
+            cell.end_turn(0);
+            cell.owner = Owner::Free;
+            assert!(!cell.is_owned(grant.generation), "nobody owns a free slot");
+        }
+        println!("generation wrap-around: {} values, each against all before it", grants.len());
     }
 }

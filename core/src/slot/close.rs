@@ -1,6 +1,7 @@
 //! Shutdown (INV-11).
 
-use super::cell::{Owner, Turn};
+use super::cell::Turn;
+use super::rule::Owner;
 use super::shared::Shared;
 use super::waiter::{Outcome, Waiter, Wakes};
 use crate::gate::shut_down;

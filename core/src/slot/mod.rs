@@ -35,6 +35,7 @@ mod binding;
 mod cell;
 mod close;
 mod future;
+pub mod rule;
 mod running;
 mod shared;
 mod stats;
@@ -181,6 +182,19 @@ impl<T: Send + 'static> SlotPool<T> {
             return running.with_payload();
         }
         self.enter_slow()
+    }
+
+    /// As [`SlotPool::enter`] if the calling thread is bound to a slot that is at rest; `None` if it would have to bind one, to wait, or
+    /// to make the slot's payload.
+    ///
+    /// # Errors
+    /// `is_shut_down`, `is_forked`.
+    #[inline]
+    pub fn try_enter(&self) -> Result<Option<Running<'_, T>>> {
+        let shared = &**self.shared;
+        shared.gate.check()?;
+        let running = binding::find(shared.id).and_then(|grant| shared.begin(grant));
+        Ok(running.filter(Running::is_ready))
     }
 
     #[cold]

@@ -40,6 +40,12 @@ impl<'a, T: Send + 'static> Running<'a, T> {
         Ok(self)
     }
 
+    /// Whether the stream's resources are there.
+    #[inline]
+    pub(super) fn is_ready(&self) -> bool {
+        self.payload.is_some()
+    }
+
     pub(super) fn ready(self) -> Result<Step<Self>> {
         self.with_payload().map(Step::Done)
     }

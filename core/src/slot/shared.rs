@@ -22,7 +22,8 @@ use std::ops::Deref;
 
 use crossbeam_utils::CachePadded;
 
-use super::cell::{Cell, Owner, Turn};
+use super::cell::{Cell, Turn};
+use super::rule::{self, Owner};
 use super::running::Running;
 use super::waiter::{Grant, Outcome, Waiter, Wakes, Want};
 use super::{Policy, binding};
@@ -256,7 +257,7 @@ impl<T: Send + 'static> Shared<T> {
         let mut registry = self.registry();
         let mut cell = self.slot(slot);
         // A free slot is handed over by whoever frees it.
-        if cell.owner == Owner::Bound && cell.is_takeable() {
+        if rule::is_handed_over(cell.owner, cell.turn.kind()) {
             self.serve(&mut registry, slot, &mut cell, &mut wakes);
         }
         drop(cell);

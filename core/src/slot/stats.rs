@@ -1,6 +1,7 @@
 //! What a pool is doing.
 
-use super::cell::{Owner, Turn};
+use super::cell::Turn;
+use super::rule::Owner;
 use super::shared::{Registry, Shared};
 
 /// A pool at one moment. All figures are of the same moment as far as owners are concerned; sections may begin and end

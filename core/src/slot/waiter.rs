@@ -5,6 +5,7 @@ use std::task::Waker;
 use smallvec::SmallVec;
 
 use crate::error::Error;
+use crate::interrupt;
 use crate::sync::{Arc, Condvar, Deadline, Mutex};
 
 /// What a waiter in the pool's queue wants to own.
@@ -67,13 +68,20 @@ impl Waiter {
 
     /// Blocks. `None` if the deadline passed first: then the waiter may still be in its queue.
     pub(super) fn wait(&self, deadline: Deadline) -> Option<Outcome> {
-        let mut state = self.state.lock();
-        let mut passed = false;
         loop {
-            match &*state {
-                State::Settled(outcome) => return Some(outcome.clone()),
-                State::Waiting(_) if passed => return None,
-                State::Waiting(_) => (state, passed) = self.ready.wait_until(state, deadline),
+            let (slice, last) = interrupt::slice(deadline);
+            let mut state = self.state.lock();
+            let mut passed = false;
+            loop {
+                match &*state {
+                    State::Settled(outcome) => return Some(outcome.clone()),
+                    State::Waiting(_) if passed => break,
+                    State::Waiting(_) => (state, passed) = self.ready.wait_until(state, slice),
+                }
+            }
+            drop(state);
+            if last || interrupt::interrupted() {
+                return None;
             }
         }
     }

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use memmap2::Mmap;
+use streampool_core::op::Pages;
 use streampool_core::{Error, Result};
 
 use crate::onnx::StringStringEntryProto;
@@ -16,8 +17,36 @@ use crate::onnx::StringStringEntryProto;
 pub(crate) struct DataFolder {
     root: Option<PathBuf>,
     files: Mutex<HashMap<PathBuf, Bytes>>,
-    /// Every file of the model that is mapped.
-    maps: Mutex<Vec<Arc<Mmap>>>,
+    maps: Arc<Maps>,
+}
+
+/// Every file of the model that is mapped.
+#[derive(Debug, Default)]
+struct Maps(Mutex<Vec<Arc<Mmap>>>);
+
+impl Maps {
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Mmap>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pages for Maps {
+    fn release(&self, data: &[u8]) {
+        #[cfg(unix)]
+        for map in self.lock().iter() {
+            let (all, part) = (map.as_ptr_range(), data.as_ptr_range());
+            if all.start <= part.start && part.end <= all.end {
+                let offset = part.start.addr() - all.start.addr();
+                // SAFETY: the map is a read-only view of a file: pages that are dropped are read from the file again, with the same
+                // contents, also those that neighbours share. If the system refuses, the pages stay.
+                let _ = unsafe {
+                    map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, data.len())
+                };
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = data;
+    }
 }
 
 /// Lets `Bytes` share a mapping with the folder that made it.
@@ -66,17 +95,20 @@ impl DataFolder {
         let Some(map) = map_file(path)? else {
             return Ok(Bytes::new());
         };
-        self.maps.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(map.clone());
+        self.maps.lock().push(map.clone());
         Ok(Bytes::from_owner(Mapped(map)))
+    }
+
+    /// Lets go of the pages of tensors in the mapped files.
+    pub(crate) fn pages(&self) -> Arc<dyn Pages> {
+        self.maps.clone()
     }
 
     /// Tells the system that the files' pages are not needed now. They are read again when they are touched.
     pub(crate) fn release_pages(&self) {
-        #[cfg(unix)]
-        for map in self.maps.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter() {
-            // SAFETY: the map is a read-only view of a file: pages that are dropped are read from the file again, with the same
-            // contents. If the system refuses, the pages stay.
-            let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        let maps = self.maps.lock().clone();
+        for map in maps {
+            self.maps.release(&map);
         }
     }
 
@@ -135,7 +167,7 @@ impl DataFolder {
                 Component::RootDir | Component::Prefix(_) => return Err(refuse("the path is absolute")),
             }
         }
-        let mut files = self.files.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bytes) = files.get(relative) {
             return Ok(bytes.clone());
         }
@@ -152,5 +184,47 @@ impl DataFolder {
         let bytes = self.map(&path).map_err(|e| Error::invalid_model(e.to_string()))?;
         files.insert(relative.to_path_buf(), bytes.clone());
         Ok(bytes)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// Resident kibibytes of the mapping that holds `at`, as the system counts them.
+    fn resident(at: *const u8) -> usize {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut inside = false;
+        for line in maps.lines() {
+            let word = line.split(' ').next().unwrap();
+            if let Some((from, to)) = word.split_once('-') {
+                let address = |s| usize::from_str_radix(s, 16).unwrap();
+                inside = (address(from)..address(to)).contains(&at.addr());
+            } else if inside && word == "Rss:" {
+                return line.split_whitespace().nth(1).unwrap().parse().unwrap();
+            }
+        }
+        panic!("{at:p} is not mapped");
+    }
+
+    #[test]
+    fn released_pages_leave_memory_and_read_the_same_again() {
+        let path = std::env::temp_dir().join(format!("streampool-pages-{}", std::process::id()));
+        let written: Vec<u8> =
+            (0..4 << 20).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        std::fs::write(&path, &written).unwrap();
+        let folder = DataFolder::of(&path);
+        let bytes = folder.map(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(bytes, written);
+        let before = resident(bytes.as_ptr());
+        assert!(before >= 4096, "{before} KiB");
+        let middle = bytes.slice(1 << 20..3 << 20);
+        folder.pages().release(&middle);
+        let after = resident(bytes.as_ptr());
+        assert!(after <= before - 2048, "{before} KiB, then {after} KiB");
+        folder.pages().release(&written);
+        assert_eq!(resident(bytes.as_ptr()), after, "bytes of another owner are left alone");
+        assert_eq!(bytes, written);
     }
 }

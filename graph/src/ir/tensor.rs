@@ -74,7 +74,7 @@ fn decode(t: &TensorProto, folder: &DataFolder) -> Result<Arc<Constant>> {
         )));
     }
     let data = if dtype == DType::Bool { booleans(data) } else { data };
-    Ok(Constant::new(ty, data))
+    Ok(Constant::mapped(ty, data, folder.pages()))
 }
 
 /// Bools are 0 or 1 everywhere behind the import.

@@ -1,6 +1,7 @@
 //! Opening a device.
 
-use std::sync::atomic::AtomicBool;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Instant;
 
@@ -10,6 +11,7 @@ use streampool_core::memory::{MemoryConfig, MemoryPool};
 use streampool_core::slot::{Policy, PoolOptions, SlotPool};
 use streampool_core::timeline::{StreamId, Ticket};
 use streampool_cpu::{CpuConfig, CpuDriver};
+use streampool_cuda::{CudaConfig, CudaDriver};
 use streampool_sim::{SimConfig, SimDriver};
 
 use super::models_gone::ModelsGone;
@@ -18,27 +20,31 @@ use super::{Device, Shared, Stream};
 use crate::{Error, Result};
 
 /// Settings of a device that is to be opened.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct DeviceBuilder {
     name: String,
+    driver: Option<Arc<dyn Driver>>,
     streams: usize,
     policy: Policy,
     memory_limit: Option<usize>,
     cores: Option<usize>,
     sim: SimConfig,
-    sim_driver: Option<SimDriver>,
+    tf32: bool,
+    kernel_cache: Option<PathBuf>,
 }
 
 impl DeviceBuilder {
     pub(super) fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            driver: None,
             streams: 32,
             policy: Policy::default(),
             memory_limit: None,
             cores: None,
             sim: SimConfig::default(),
-            sim_driver: None,
+            tf32: false,
+            kernel_cache: None,
         }
     }
 
@@ -63,7 +69,7 @@ impl DeviceBuilder {
         self
     }
 
-    /// CPU: how many cores may work, of all threads together; by default all that the process may use.
+    /// CPU: how many cores may work on one call, while fewer calls than cores are running; by default all that the process may use.
     #[must_use]
     pub fn cores(mut self, cores: usize) -> Self {
         self.cores = Some(cores);
@@ -77,34 +83,57 @@ impl DeviceBuilder {
         self
     }
 
-    /// Simulated device: this very one. Keep a clone to steer it: hold streams back, step, inject faults. Its own
-    /// configuration holds, not that of [`DeviceBuilder::sim`]; open one device on it, not two.
+    /// Opens this driver instead of one by name: a device of one's own, or a simulated device that the caller steers by a clone of
+    /// its [`SimDriver`]. The settings of [`Self::cores`] and [`Self::sim`] are then without effect.
     #[must_use]
-    pub fn sim_driver(mut self, driver: SimDriver) -> Self {
-        self.sim_driver = Some(driver);
+    pub fn driver(mut self, driver: Arc<dyn Driver>) -> Self {
+        self.driver = Some(driver);
+        self
+    }
+
+    /// CUDA: whether float32 products may be computed in TF32, whose numbers have 10 bits of mantissa: several times faster, and off by default
+    /// because it is not what float32 promises.
+    #[must_use]
+    pub fn tf32(mut self, allow: bool) -> Self {
+        self.tf32 = allow;
+        self
+    }
+
+    /// CUDA: a folder in which compiled kernels are kept from one process to the next; none by default.
+    #[must_use]
+    pub fn kernel_cache(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.kernel_cache = Some(folder.into());
         self
     }
 
     /// Opens it. The calling thread gets stream 0.
     ///
     /// # Errors
-    /// `is_unsupported` for a name that is no device here; `is_invalid_argument` for a pool size out of range.
+    /// `is_unsupported` for a name that is no device here, or naming what a GPU lacks (driver, libraries) and how to get it; `is_invalid_argument` for a pool size out of range.
     pub fn open(self) -> Result<Device> {
-        let driver: Arc<dyn Driver> = match self.name.as_str() {
-            "cpu" => Arc::new(CpuDriver::new(CpuConfig { cores: self.cores.unwrap_or(0) })),
-            "sim" => Arc::new(self.sim_driver.unwrap_or_else(|| SimDriver::new(self.sim))),
-            other => {
+        let mut sim = None;
+        let driver: Arc<dyn Driver> = match (self.driver, self.name.as_str()) {
+            (Some(driver), _) => driver,
+            (None, "cpu") => Arc::new(CpuDriver::new(CpuConfig { cores: self.cores.unwrap_or(0) })),
+            (None, "sim") => Arc::new(sim.insert(SimDriver::new(self.sim)).clone()),
+            (None, name) if cuda_ordinal(name).is_some() => Arc::new(CudaDriver::new(CudaConfig {
+                ordinal: cuda_ordinal(name).unwrap_or(0),
+                tf32: self.tf32,
+                cache_folder: self.kernel_cache,
+            })?),
+            (None, other) => {
                 return Err(Error::unsupported(format!(
                     "there is no device '{other}' here; devices of this build are: {}",
                     Device::available().join(", ")
                 )));
             }
         };
-        Self::open_driver(driver, self.streams, self.policy, self.memory_limit)
+        Self::open_driver(driver, sim, self.streams, self.policy, self.memory_limit)
     }
 
     fn open_driver(
         driver: Arc<dyn Driver>,
+        sim: Option<SimDriver>,
         streams: usize,
         policy: Policy,
         memory_limit: Option<usize>,
@@ -125,11 +154,34 @@ impl DeviceBuilder {
             pool,
             programs: Programs::new(),
             homes: Mutex::default(),
-            orphaned: AtomicBool::new(false),
+            handles: AtomicUsize::new(0),
             models_gone: ModelsGone::default(),
+            sim,
         });
         let _ = device.set(Arc::downgrade(&shared));
         Ok(Device::from_shared(shared))
+    }
+}
+
+impl std::fmt::Debug for DeviceBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DeviceBuilder")
+            .field("name", &self.name)
+            .field("driver", &self.driver.as_ref().map(|driver| &driver.info().name))
+            .field("streams", &self.streams)
+            .field("policy", &self.policy)
+            .field("memory_limit", &self.memory_limit)
+            .field("cores", &self.cores)
+            .field("sim", &self.sim)
+            .finish()
+    }
+}
+
+/// Which GPU `"cuda"` or `"cuda:1"` names.
+fn cuda_ordinal(name: &str) -> Option<usize> {
+    match name.strip_prefix("cuda")? {
+        "" => Some(0),
+        rest => rest.strip_prefix(':')?.parse().ok(),
     }
 }
 

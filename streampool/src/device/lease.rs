@@ -13,7 +13,7 @@ use crate::Result;
 pub struct StreamLease {
     // Dropped before the device that it belongs to.
     lease: lease::StreamLease<Stream>,
-    _device: Device,
+    device: Device,
 }
 
 impl StreamLease {
@@ -31,6 +31,23 @@ impl StreamLease {
     pub fn scope<R>(&self, work: impl FnOnce() -> R) -> R {
         self.lease.scope(work)
     }
+
+    /// As [`StreamLease::scope`] for work that is no closure: until the result is dropped. Scopes of one thread end in the opposite
+    /// order of their beginning. The lease has to outlive them; else the thread's work goes to another stream.
+    pub fn enter(&self) -> StreamScope {
+        StreamScope { _scope: self.lease.enter_scope() }
+    }
+
+    /// The device that it is a stream of.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+}
+
+/// Until it is dropped, the calling thread's stream is a leased one. Made by [`StreamLease::enter`]; stays on its thread.
+#[must_use = "the scope ends when this is dropped"]
+pub struct StreamScope {
+    _scope: lease::ScopeGuard,
 }
 
 impl std::fmt::Debug for StreamLease {
@@ -45,13 +62,13 @@ impl Device {
     /// # Errors
     /// `is_pool_exhausted`, `is_shut_down`, `is_forked`.
     pub fn lease(&self) -> Result<StreamLease> {
-        Ok(StreamLease { lease: self.shared().pool.lease()?, _device: self.clone() })
+        Ok(StreamLease { lease: self.shared().pool.lease()?, device: self.clone() })
     }
 
     /// [`Device::lease`] without blocking the thread; any async runtime will do. Dropping the future leaves the line.
     pub fn lease_async(&self) -> impl Future<Output = Result<StreamLease>> + use<> {
         let lease = self.shared().pool.lease_async();
         let device = self.clone();
-        async move { Ok(StreamLease { lease: lease.await?, _device: device }) }
+        async move { Ok(StreamLease { lease: lease.await?, device }) }
     }
 }

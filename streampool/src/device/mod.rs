@@ -2,6 +2,7 @@
 
 mod apply;
 mod builder;
+mod event;
 mod lease;
 mod models_gone;
 mod programs;
@@ -11,17 +12,19 @@ mod transfer;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use streampool_core::driver::{DeviceInfo, Driver};
 use streampool_core::memory::MemoryPool;
 use streampool_core::slot::{Running, SlotPool, Stats};
 use streampool_core::timeline::StreamId;
+use streampool_sim::SimDriver;
 
 pub(crate) use apply::Arg;
 pub use builder::DeviceBuilder;
-pub use lease::StreamLease;
+pub use event::Event;
+pub use lease::{StreamLease, StreamScope};
 use models_gone::ModelsGone;
 use programs::Programs;
 pub(crate) use storage::{Home, Storage};
@@ -32,6 +35,12 @@ use crate::{Error, Result};
 
 /// How long closing a device waits for running work, and how long a wait for submitted work may take, before it is an error.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// `patience` from now, or as far as the clock goes.
+pub(crate) fn deadline_after(patience: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(patience).unwrap_or_else(|| now + Duration::from_secs(1 << 30))
+}
 
 /// A device that any number of threads may use at once. Cloning gives another handle to the same device.
 ///
@@ -54,10 +63,12 @@ pub(crate) struct Shared {
     pub(crate) programs: Programs,
     /// Every stream's home, so that it can be told whether tensors live.
     homes: std::sync::Mutex<Vec<Arc<Home>>>,
-    /// Set when the last [`Handle`] is gone: from then on each dropped tensor looks whether it was the last one.
-    orphaned: AtomicBool,
+    /// How many [`Handle`]s there are: once there are none, each dropped tensor looks whether it was the last one.
+    handles: AtomicUsize,
     /// Models that are no more, for the streams' tables.
     pub(crate) models_gone: ModelsGone,
+    /// The driver once more, if it is a simulated one: for tests to steer it.
+    sim: Option<SimDriver>,
 }
 
 impl Device {
@@ -71,12 +82,26 @@ impl Device {
         Self::builder("sim").open()
     }
 
-    /// Names of the devices that this build can open.
-    pub fn available() -> Vec<String> {
-        vec!["cpu".to_owned(), "sim".to_owned()]
+    /// An NVIDIA GPU, by its number.
+    ///
+    /// # Errors
+    /// `is_unsupported` naming what is missing (the driver, its libraries, the GPU) and how to get it.
+    pub fn cuda(ordinal: usize) -> Result<Device> {
+        Self::builder(&format!("cuda:{ordinal}")).open()
     }
 
-    /// A device by name: `"cpu"` or `"sim"`.
+    /// Names of the devices that can be opened here: those of the build, and the GPUs that the machine has.
+    pub fn available() -> Vec<String> {
+        let gpus = (0..streampool_cuda::count()).map(|i| format!("cuda:{i}"));
+        ["cpu".to_owned(), "sim".to_owned()].into_iter().chain(gpus).collect()
+    }
+
+    /// Why no GPU can be used here; `None` if one can.
+    pub fn cuda_missing() -> Option<String> {
+        streampool_cuda::describe_missing()
+    }
+
+    /// A device by name: `"cpu"`, `"sim"`, `"cuda"` or `"cuda:1"`.
     pub fn open(name: &str) -> Result<Device> {
         Self::builder(name).open()
     }
@@ -88,6 +113,7 @@ impl Device {
 
     pub(crate) fn from_shared(shared: Arc<Shared>) -> Device {
         // A home that belongs to no stream: for calls that start from the device itself.
+        shared.handles.fetch_add(1, Ordering::SeqCst);
         let home = Home::new(shared, StreamId(u32::MAX));
         Device { handle: Arc::new(Handle { home }) }
     }
@@ -111,27 +137,70 @@ impl Device {
         Ok(self.shared().enter()?.stream())
     }
 
+    /// [`Device::current_stream`] with the generation of the thread's ownership: no other owner of the stream has the same.
+    pub fn current_stream_generation(&self) -> Result<(StreamId, u64)> {
+        let stream = self.shared().enter()?;
+        Ok((stream.stream(), stream.generation()))
+    }
+
+    /// Whether both are handles to one device.
+    pub fn is_same(&self, other: &Device) -> bool {
+        self.handle().same_device(other.handle())
+    }
+
+    /// Says whether the device can be used by this process now.
+    ///
+    /// # Errors
+    /// `is_forked` in the child of a fork, `is_shut_down` once it was closed.
+    #[inline]
+    pub fn check(&self) -> Result<()> {
+        self.shared().pool.gate().check()
+    }
+
+    /// The simulated device behind this one, if it is one: tests hold its streams back, step it, and have it fail.
+    pub fn sim_driver(&self) -> Option<&SimDriver> {
+        self.shared().sim.as_ref()
+    }
+
     /// Waits for all that the calling thread's stream was given.
     pub fn synchronize_stream(&self) -> Result<()> {
+        self.synchronize_stream_within(PATIENCE)
+    }
+
+    /// [`Device::synchronize_stream`], so long at most.
+    ///
+    /// # Errors
+    /// `is_timeout` afterwards.
+    pub fn synchronize_stream_within(&self, patience: Duration) -> Result<()> {
         let shared = self.shared();
         let ticket = shared.enter()?.last_ticket();
         match ticket {
-            Some(ticket) => shared.driver.wait(ticket, Instant::now() + PATIENCE),
+            Some(ticket) => shared.driver.wait(ticket, deadline_after(patience)),
             None => Ok(()),
         }
     }
 
-    /// Waits for all that every stream was given before this call. Other threads go on meanwhile.
+    /// Waits for all that every stream was given before this call. Other threads go on meanwhile. If the last work of a stream failed,
+    /// the others are waited for all the same, and the first such error is returned.
     pub fn synchronize(&self) -> Result<()> {
+        self.synchronize_within(PATIENCE)
+    }
+
+    /// [`Device::synchronize`], so long at most.
+    ///
+    /// # Errors
+    /// `is_timeout` afterwards.
+    pub fn synchronize_within(&self, patience: Duration) -> Result<()> {
         let shared = self.shared();
         shared.pool.gate().check()?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = deadline_after(patience);
+        let mut outcome = Ok(());
         for home in shared.homes() {
             if let Some(ticket) = home.submitted() {
-                shared.driver.wait(ticket, deadline)?;
+                outcome = outcome.and(shared.driver.wait(ticket, deadline));
             }
         }
-        Ok(())
+        outcome
     }
 
     /// What the pool is doing: streams running, leased, bound, free, and who waits.
@@ -147,6 +216,13 @@ impl Device {
         self.shared().memory.stats()
     }
 
+    /// Panics if the books of the memory do not agree (INV-7). Exact at any time, whatever other threads do; takes every stream's
+    /// memory lock, so it is for tests.
+    #[doc(hidden)]
+    pub fn check_memory(&self) {
+        self.shared().memory.check();
+    }
+
     /// Bytes of frozen weights on the device, beside what [`Device::memory_stats`] counts.
     pub fn frozen_bytes(&self) -> usize {
         self.shared().driver.frozen_bytes()
@@ -155,6 +231,43 @@ impl Device {
     /// Starts the peaks of [`Device::memory_stats`] anew.
     pub fn reset_peak_memory_stats(&self) {
         self.shared().memory.reset_peak();
+    }
+
+    /// What each stream was given and has done, in words: for whoever looks into a hang.
+    ///
+    /// # Errors
+    /// `is_forked` in the child of a fork.
+    pub fn describe_streams(&self) -> Result<Vec<String>> {
+        let shared = self.shared();
+        let stats = shared.pool.stats()?;
+        let memory = shared.memory.stream_stats();
+        let mut lines = vec![format!(
+            "{}: {} streams: {} running, {} leased, {} bound and idle, {} free; {} callers wait for a stream, {} for a turn",
+            self.info().name,
+            stats.size,
+            stats.running,
+            stats.leased,
+            stats.bound_idle,
+            stats.free,
+            stats.waiting,
+            stats.guests
+        )];
+        for home in shared.homes() {
+            let id = home.stream;
+            let done = shared.driver.completed(id);
+            let given = home.submitted().map_or(done, |ticket| ticket.number.max(done));
+            let bytes =
+                memory.iter().find(|(stream, _)| *stream == id).map(|(_, bytes)| *bytes).unwrap_or_default();
+            lines.push(format!(
+                "{id}: generation {}, submitted {given}, done {done}, {} tensors, {} bytes live, {} cached, {} retired",
+                stats.generations.get(id.0 as usize).copied().unwrap_or_default(),
+                home.live_tensors(),
+                bytes.live,
+                bytes.cached,
+                bytes.retired
+            ));
+        }
+        Ok(lines)
     }
 
     /// Gives idle memory back to the device.
@@ -190,7 +303,7 @@ impl fmt::Debug for Device {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.home.device.orphaned.store(true, Ordering::SeqCst);
+        self.home.device.handles.fetch_sub(1, Ordering::SeqCst);
         self.home.device.close_if_unused();
     }
 }
@@ -202,6 +315,14 @@ impl Shared {
         let mut stream = self.pool.enter()?;
         self.models_gone.sweep(&mut stream);
         Ok(stream)
+    }
+
+    /// [`Shared::enter`] if the thread has a stream and it is at rest.
+    #[inline]
+    pub(crate) fn try_enter(&self) -> Result<Option<Running<'_, Stream>>> {
+        let Some(mut stream) = self.pool.try_enter()? else { return Ok(None) };
+        self.models_gone.sweep(&mut stream);
+        Ok(Some(stream))
     }
 
     pub(crate) fn homes(&self) -> Vec<Arc<Home>> {
@@ -238,7 +359,7 @@ impl Shared {
     /// Closes the device if the last handle and model are gone and no tensor lives. Whoever drops the last of them gets here after
     /// taking itself off its count, so of several that drop at once the last one sees that nothing is left.
     pub(crate) fn close_if_unused(&self) {
-        if !self.orphaned.load(Ordering::SeqCst) || self.pool.gate().is_forked() {
+        if self.handles.load(Ordering::SeqCst) != 0 || self.pool.gate().is_forked() {
             return;
         }
         if self.homes().iter().all(|home| home.live_tensors() == 0) {

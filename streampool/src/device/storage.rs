@@ -53,9 +53,17 @@ impl Home {
     }
 }
 
+/// Where the bytes of a tensor lie.
+enum Bytes {
+    /// In the device's memory.
+    Block(Block),
+    /// With somebody else, for devices that read host memory where it is.
+    Foreign(Box<dyn AsRef<[u8]> + Send + Sync>),
+}
+
 /// The bytes of a tensor: written by one submission, never again.
 pub(crate) struct Storage {
-    block: Block,
+    bytes: Bytes,
     written: Option<Ticket>,
     home: Arc<Home>,
 }
@@ -64,7 +72,13 @@ impl Storage {
     /// `written` is the submission that writes the block; `None` if it has completed already.
     pub(crate) fn new(block: Block, written: Option<Ticket>, home: &Arc<Home>) -> Arc<Self> {
         home.own.tensors.fetch_add(1, Ordering::SeqCst);
-        Arc::new(Self { block, written, home: home.clone() })
+        Arc::new(Self { bytes: Bytes::Block(block), written, home: home.clone() })
+    }
+
+    /// Bytes that are there already, in host memory that the device reads where it is.
+    pub(crate) fn foreign(owner: Box<dyn AsRef<[u8]> + Send + Sync>, home: &Arc<Home>) -> Arc<Self> {
+        home.own.tensors.fetch_add(1, Ordering::SeqCst);
+        Arc::new(Self { bytes: Bytes::Foreign(owner), written: None, home: home.clone() })
     }
 
     pub(crate) fn home(&self) -> &Arc<Home> {
@@ -72,7 +86,10 @@ impl Storage {
     }
 
     pub(crate) fn slice(&self) -> Slice<'_> {
-        self.block.slice()
+        match &self.bytes {
+            Bytes::Block(block) => block.slice(),
+            Bytes::Foreign(owner) => Slice::host((**owner).as_ref()),
+        }
     }
 
     /// The submission to wait for before reading (INV-5: nothing writes the block a second time, so reads wait for the
@@ -83,13 +100,17 @@ impl Storage {
 
     /// Work that reads the block was submitted: the block is not reused before it is done (INV-6).
     pub(crate) fn record(&self, ticket: Ticket) {
-        self.block.record(ticket);
+        match &self.bytes {
+            Bytes::Block(block) => block.record(ticket),
+            // Only devices whose submissions are done when they return have such tensors.
+            Bytes::Foreign(_) => {}
+        }
     }
 }
 
 impl Drop for Storage {
     fn drop(&mut self) {
-        // First off the count, then the look at `orphaned`: the last handle does it in the opposite order, so one of the two
+        // First off the count, then the look at the handles: the last handle does it in the opposite order, so one of the two
         // sees the other. Costs one load of a line that hardly ever changes.
         self.home.own.tensors.fetch_sub(1, Ordering::SeqCst);
         self.home.device.close_if_unused();

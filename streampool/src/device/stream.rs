@@ -65,15 +65,17 @@ impl Stream {
 
     /// Makes later submissions wait for whatever writes `storage`, unless it is done or earlier on this very stream (INV-5).
     pub(crate) fn order_after(&mut self, storage: &Storage) -> Result<()> {
-        match storage.written() {
-            Some(ticket)
-                if ticket.stream != self.home.stream
-                    && self.home.device.driver.completed(ticket.stream) < ticket.number =>
-            {
-                self.queue.wait_for(ticket)
-            }
-            _ => Ok(()),
+        storage.written().map_or(Ok(()), |ticket| self.order_after_ticket(ticket))
+    }
+
+    /// Makes later submissions wait for `ticket`, unless it is done or of this very stream.
+    pub(crate) fn order_after_ticket(&mut self, ticket: Ticket) -> Result<()> {
+        if ticket.stream == self.home.stream
+            || self.home.device.driver.completed(ticket.stream) >= ticket.number
+        {
+            return Ok(());
         }
+        self.queue.wait_for(ticket)
     }
 
     /// Submits a program. `None` if it has completed already.

@@ -119,6 +119,11 @@ impl Model {
         Ok((compiled.plan.clone(), compiled.executable.describe()))
     }
 
+    /// How many plans were compiled so far: one for each set of input shapes, however many threads asked.
+    pub fn compile_count(&self) -> u64 {
+        self.plans.stats().compiles
+    }
+
     /// The plan for `key`: compiled once, however many threads ask; the others wait.
     fn compiled(&self, key: &PlanKey) -> Result<Arc<Compiled>> {
         self.plans.get_or_compile(key, Deadline::after(COMPILE_PATIENCE), || {
@@ -139,6 +144,9 @@ impl std::fmt::Debug for Model {
 
 impl Drop for Model {
     fn drop(&mut self) {
-        self.device.shared().models_gone.add(self.id);
+        // INV-10: in a forked child the list may be locked for ever.
+        if !self.device.shared().pool.gate().is_forked() {
+            self.device.shared().models_gone.add(self.id);
+        }
     }
 }

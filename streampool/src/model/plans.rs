@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use streampool_core::driver::{Driver, Executable};
@@ -81,12 +83,49 @@ impl Compiled {
 const TABLE: usize = 128;
 
 /// A plan as one stream keeps it: whoever runs it moves this stream's own count, not the plan's, which all streams share.
-pub(crate) struct Kept(Arc<Compiled>);
+pub(crate) struct Kept {
+    compiled: Arc<Compiled>,
+    clock: Clock,
+}
+
+/// How long runs of a plan take on one stream. Written by the stream's present user alone.
+struct Clock {
+    runs: AtomicU32,
+    /// Nanoseconds; falls at once, rises slowly, so that a run during which the thread was not scheduled counts for little.
+    expected: AtomicU64,
+}
+
+/// Of the first runs each is timed, of the later ones one in so many: reading the clock is no small part of the smallest runs.
+const TIMED: u32 = 64;
+
+impl Kept {
+    /// How long a run is likely to take; for ever as long as none was timed.
+    pub(crate) fn expected(&self) -> Duration {
+        Duration::from_nanos(self.clock.expected.load(Ordering::Relaxed))
+    }
+
+    /// Runs, and now and then takes the time of it.
+    #[inline]
+    pub(crate) fn timed<R>(&self, run: impl FnOnce() -> R) -> R {
+        let n = self.clock.runs.load(Ordering::Relaxed);
+        self.clock.runs.store(n.wrapping_add(1), Ordering::Relaxed);
+        if n >= 8 && !n.is_multiple_of(TIMED) {
+            return run();
+        }
+        let begin = Instant::now();
+        let result = run();
+        let took = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let before = self.clock.expected.load(Ordering::Relaxed);
+        let expected = if took <= before { took } else { before + (took - before).min(before / 4 + 1) };
+        self.clock.expected.store(expected, Ordering::Relaxed);
+        result
+    }
+}
 
 impl std::ops::Deref for Kept {
     type Target = Compiled;
     fn deref(&self) -> &Compiled {
-        &self.0
+        &self.compiled
     }
 }
 
@@ -116,7 +155,10 @@ impl Plans {
             self.count = 0;
         }
         self.count += 1;
-        let own = Arc::new(Kept(compiled));
+        let own = Arc::new(Kept {
+            compiled,
+            clock: Clock { runs: AtomicU32::new(0), expected: AtomicU64::new(u64::MAX) },
+        });
         self.table.entry(hash).or_default().push(own.clone());
         own
     }

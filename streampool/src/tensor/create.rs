@@ -23,6 +23,16 @@ impl Generator {
         Self { seed, calls: AtomicU64::new(0) }
     }
 
+    /// From a seed, as if `calls` calls were made already.
+    pub fn at(seed: u64, calls: u64) -> Self {
+        Self { seed, calls: AtomicU64::new(calls) }
+    }
+
+    /// The seed, and how many calls were made.
+    pub fn state(&self) -> (u64, u64) {
+        (self.seed, self.calls.load(Ordering::Relaxed))
+    }
+
     /// A state for a host-side generator, distinct for each call.
     pub(crate) fn next_state(&self) -> u64 {
         let [seed, call] = self.next_key();

@@ -30,7 +30,7 @@ pub fn promote_types(a: DType, b: DType) -> DType {
     }
 }
 
-fn cast_if(code: &mut Vec<Instr>, reg: u16, from: DType, to: DType) -> u16 {
+pub(super) fn cast_if(code: &mut Vec<Instr>, reg: u16, from: DType, to: DType) -> u16 {
     if from == to {
         return reg;
     }
@@ -206,7 +206,7 @@ logical! {
 }
 
 impl Tensor {
-    fn unary(&self, f: Unary, name: &str) -> Result<Tensor> {
+    pub(super) fn unary(&self, f: Unary, name: &str) -> Result<Tensor> {
         let dtype = self.dtype();
         let to = if needs_float(f) && !dtype.is_float() { DType::F32 } else { dtype };
         let integral = matches!(f, Unary::Ceil | Unary::Floor | Unary::Trunc | Unary::Round);
@@ -220,7 +220,7 @@ impl Tensor {
     }
 
     /// Integers are divided, and raised to scalar powers, in floats.
-    fn compute_dtype(f: Binary, dtype: DType) -> DType {
+    pub(super) fn compute_dtype(f: Binary, dtype: DType) -> DType {
         match f {
             Binary::Div if !dtype.is_float() => DType::F32,
             Binary::Add | Binary::Sub | Binary::Mul | Binary::Pow | Binary::Rem | Binary::Mod
@@ -232,7 +232,7 @@ impl Tensor {
         }
     }
 
-    fn binary(&self, f: Binary, other: &Tensor, name: &str) -> Result<Tensor> {
+    pub(super) fn binary(&self, f: Binary, other: &Tensor, name: &str) -> Result<Tensor> {
         let dtype = Self::compute_dtype(f, promote_types(self.dtype(), other.dtype()));
         let mut code = vec![Instr::Input(0), Instr::Input(1)];
         let a = cast_if(&mut code, 0, self.dtype(), dtype);

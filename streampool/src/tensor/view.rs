@@ -18,6 +18,17 @@ impl Tensor {
         }
     }
 
+    /// [`Tensor::reshape`] if strides can express it without a copy, else `None`.
+    pub fn view(&self, shape: &[isize]) -> Result<Option<Tensor>> {
+        let shape = infer_minus_one(shape, &self.shape())?;
+        Ok(self.layout().reshape(&shape).map(|layout| self.with_layout(layout)))
+    }
+
+    /// The same elements, row-major, in memory of their own.
+    pub fn copy(&self) -> Result<Tensor> {
+        self.device_handle().apply1("copy", Op::Copy(Copy), &[self])
+    }
+
     /// Axes in the order `axes`.
     pub fn permute(&self, axes: &[isize]) -> Result<Tensor> {
         let mut perm = Vec::with_capacity(axes.len());

@@ -15,7 +15,7 @@ const BYTES: usize = LEN * 4;
 /// A simulated device on which nothing runs unless the test says so.
 fn by_hand() -> (SimDriver, Device) {
     let sim = SimDriver::new(SimConfig { mode: Mode::Manual, ..SimConfig::default() });
-    let device = Device::builder("sim").sim_driver(sim.clone()).streams(4).open().unwrap();
+    let device = Device::builder("sim").driver(std::sync::Arc::new(sim.clone())).streams(4).open().unwrap();
     (sim, device)
 }
 

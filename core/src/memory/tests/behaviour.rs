@@ -387,3 +387,43 @@ fn a_stream_opened_again_finds_its_cache() {
     assert_eq!(device.calls.load(Ordering::SeqCst), 1);
     assert_eq!(pool.stream_stats().len(), 1);
 }
+
+/// A device whose work ends at the n-th look at it.
+struct EndsAtLook {
+    looks: AtomicU64,
+    ends_at: u64,
+    used: AtomicUsize,
+}
+
+impl Source for std::sync::Arc<EndsAtLook> {
+    fn memory_bytes(&self) -> usize {
+        MIB
+    }
+    fn allocate(&self, bytes: usize) -> Result<Segment> {
+        let from = (self.used.fetch_add(bytes, Ordering::SeqCst) + MIB) as u64;
+        Ok(Segment::new(from, bytes, Box::new(())))
+    }
+    fn completed(&self, _stream: StreamId) -> u64 {
+        u64::from(self.looks.fetch_add(1, Ordering::SeqCst) >= self.ends_at)
+    }
+    fn wait(&self, _ticket: Ticket, _deadline: Instant) -> Result<()> {
+        self.looks.fetch_add(self.ends_at, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+#[test]
+fn work_that_ends_between_two_looks_of_the_ladder_costs_no_allocation() {
+    for ends_at in 0..20 {
+        let source = EndsAtLook { looks: AtomicU64::new(0), ends_at, used: AtomicUsize::new(0) };
+        let config = MemoryConfig { limit: Some(MIB), ..MemoryConfig::default() };
+        let pool = MemoryPool::new(std::sync::Arc::new(source), config);
+        let (mut a, mut b) = (cache(&pool, 0), cache(&pool, 1));
+        let block = a.alloc(MIB).unwrap();
+        block.record(crate::timeline::Submissions::new(StreamId(0)).submit(|_| Ok(())).unwrap());
+        drop(block);
+        // The only memory is the first stream's, whose work on it ends at any moment of the search.
+        let block = b.alloc(MIB);
+        assert!(block.is_ok(), "ends at look {ends_at}: {}", block.unwrap_err());
+    }
+}

@@ -330,6 +330,7 @@ fn packed_rows(
             // SAFETY: the layout lies inside the constant (the program was validated), whose bytes are now aligned.
             unsafe { pack_rows(from, 1, k, packed.as_mut_ptr().add(row * to_row), to_row) };
         }
+        constant.release_pages();
         Ok(packed)
     });
     match &*packed {

@@ -243,7 +243,9 @@ fn packed_form(
             })
             .collect();
         // SAFETY: the layout lies inside the constant (the program was validated), whose bytes are initialised and now aligned.
-        unsafe { PackedB::new(&items, k, n, width) }
+        let packed = unsafe { PackedB::new(&items, k, n, width) };
+        c.release_pages();
+        packed
     });
     match &*packed {
         Ok(_) => Ok(Packed(packed)),

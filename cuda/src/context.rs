@@ -1,0 +1,125 @@
+//! A GPU's context in this process.
+
+use std::ffi::CStr;
+use std::sync::OnceLock;
+
+use cudarc::driver::sys::{self, CUcontext, CUdevice, CUdevice_attribute, CUevent};
+use streampool_core::{Error, Result};
+
+use crate::library::{check, start};
+
+/// The primary context of a GPU: the one that other libraries of the process (PyTorch, CuPy) use too, so that memory can be shared.
+pub(crate) struct Context {
+    raw: CUcontext,
+    device: CUdevice,
+    pub(crate) name: String,
+    pub(crate) memory_bytes: usize,
+    /// Compute capability, major and minor.
+    pub(crate) capability: (i32, i32),
+    pub(crate) processors: i32,
+    /// Never recorded: asking it tells whether the context still works, and nothing else.
+    probe: CUevent,
+    lost: OnceLock<Error>,
+}
+
+// SAFETY: contexts and events are handles that the driver lets any thread use.
+unsafe impl Send for Context {}
+// SAFETY: as above.
+unsafe impl Sync for Context {}
+
+impl Context {
+    pub(crate) fn new(ordinal: usize) -> Result<Self> {
+        start()?;
+        let there = crate::count();
+        if ordinal >= there {
+            return Err(Error::unsupported(format!(
+                "cuda: GPU {ordinal} was asked for, the driver sees {there}; number them from 0, and look at CUDA_VISIBLE_DEVICES"
+            )));
+        }
+        let mut device: CUdevice = 0;
+        let mut raw: CUcontext = std::ptr::null_mut();
+        let mut name = [0; 128];
+        let mut memory_bytes = 0;
+        let mut probe: CUevent = std::ptr::null_mut();
+        // SAFETY: the driver was started; each call writes what its pointer points to, which lives.
+        unsafe {
+            check("finding the GPU", sys::cuDeviceGet(&mut device, ordinal as i32))?;
+            check("naming the GPU", sys::cuDeviceGetName(name.as_mut_ptr(), name.len() as i32, device))?;
+            check("asking for the GPU's memory", sys::cuDeviceTotalMem_v2(&mut memory_bytes, device))?;
+            check("making the GPU's context", sys::cuDevicePrimaryCtxRetain(&mut raw, device))?;
+            check("entering the GPU's context", sys::cuCtxSetCurrent(raw))?;
+            check(
+                "making an event",
+                sys::cuEventCreate(&mut probe, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32),
+            )?;
+        }
+        let attribute = |which| {
+            let mut value = 0;
+            // SAFETY: writes one integer.
+            check("asking for an attribute", unsafe {
+                sys::cuDeviceGetAttribute(&mut value, which, device)
+            })?;
+            Ok::<i32, Error>(value)
+        };
+        use CUdevice_attribute as A;
+        let capability = (
+            attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        );
+        if capability < (8, 0) {
+            return Err(Error::unsupported(format!(
+                "cuda: GPU {ordinal} has compute capability {}.{}, needs 8.0 (Ampere) or newer; use the device 'cpu'",
+                capability.0, capability.1
+            )));
+        }
+        if attribute(A::CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS)? == 0 {
+            return Err(Error::unsupported(format!(
+                "cuda: GPU {ordinal} cannot write 64-bit values from a stream, which tickets need; use the device 'cpu'"
+            )));
+        }
+        let processors = attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        // SAFETY: the driver ended the name with a zero.
+        let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned();
+        Ok(Self { raw, device, name, memory_bytes, capability, processors, probe, lost: OnceLock::new() })
+    }
+
+    /// Makes this context the calling thread's. Cheap; done before every use, as other libraries may have changed it.
+    pub(crate) fn enter(&self) -> Result<()> {
+        if let Some(lost) = self.lost.get() {
+            return Err(lost.clone());
+        }
+        // SAFETY: the context lives as long as `self`.
+        check("entering the GPU's context", unsafe { sys::cuCtxSetCurrent(self.raw) })
+    }
+
+    /// Notes that the device is lost, if `result` says so.
+    pub(crate) fn noted<T>(&self, result: Result<T>) -> Result<T> {
+        if let Err(e) = &result
+            && e.is_device_lost()
+        {
+            let _ = self.lost.set(e.clone());
+        }
+        result
+    }
+
+    /// Whether the device still works.
+    pub(crate) fn alive(&self) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the event lives as long as `self`.
+        match unsafe { sys::cuEventQuery(self.probe) } {
+            sys::CUresult::CUDA_ERROR_NOT_READY => Ok(()),
+            code => self.noted(check("running submitted work", code)),
+        }
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: both were made in `new` and are given back once. Errors at process exit, when the driver is gone already, are of no use.
+        unsafe {
+            let _ = sys::cuCtxSetCurrent(self.raw);
+            let _ = sys::cuEventDestroy_v2(self.probe);
+            let _ = sys::cuDevicePrimaryCtxRelease_v2(self.device);
+        }
+    }
+}

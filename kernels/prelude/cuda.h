@@ -1,0 +1,78 @@
+// What the kernels need of CUDA. Compiled by NVRTC, which has no headers, so the half-width conversions are PTX.
+typedef signed char i8;
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef int i32;
+typedef unsigned int u32;
+typedef long long i64;
+typedef unsigned long long u64;
+
+struct f16 {
+    u16 bits;
+};
+struct bf16 {
+    u16 bits;
+};
+
+#define GLOBAL
+#define SHARED __shared__
+#define FN static __device__ __forceinline__
+#define BARRIER() __syncthreads()
+#define TID ((i32)threadIdx.x)
+#define BID ((u64)blockIdx.x)
+// Where launches may overlap: nothing is read or written before all earlier work of the stream is done.
+#if __CUDA_ARCH__ >= 900
+#define AFTER_EARLIER_WORK() asm volatile("griddepcontrol.wait;" ::: "memory")
+#else
+#define AFTER_EARLIER_WORK()
+#endif
+#define UNROLL _Pragma("unroll")
+#define UNROLL_8 _Pragma("unroll 8")
+
+FN float float_of_bits(u32 bits) { return __int_as_float((int)bits); }
+FN u32 bits_of_float(float x) { return (u32)__float_as_int(x); }
+FN double double_of_bits(u64 bits) { return __longlong_as_double((long long)bits); }
+FN u64 bits_of_double(double x) { return (u64)__double_as_longlong(x); }
+
+FN float widen(f16 x) {
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+    return y;
+}
+FN f16 narrow_f16(float x) {
+    f16 y;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+    return y;
+}
+FN f16 narrow_f16(double x) {
+    f16 y;
+    asm("cvt.rn.f16.f64 %0, %1;" : "=h"(y.bits) : "d"(x));
+    return y;
+}
+
+FN float shuffle_xor(float x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
+FN double shuffle_xor(double x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
+
+// d += a * b on a warp's 16x16 and 16x8 fragments, as PTX lays them out.
+FN void mma_16x8x16(f16, float *d, const u32 *a, const u32 *b) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+FN void mma_16x8x16(bf16, float *d, const u32 *a, const u32 *b) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+#define MATH1(name, f32name, f64name)                                                                        \
+    FN float name(float x) { return f32name(x); }                                                            \
+    FN double name(double x) { return f64name(x); }
+#define MATH2(name, f32name, f64name)                                                                        \
+    FN float name(float x, float y) { return f32name(x, y); }                                                \
+    FN double name(double x, double y) { return f64name(x, y); }
+FN float m_fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+FN double m_fma(double a, double b, double c) { return __fma_rn(a, b, c); }
+#define HAS_DOUBLE 1

@@ -1,0 +1,170 @@
+//! Softmax and normalisation: a block a row, the row in registers where it fits.
+
+use std::fmt::Write;
+
+use streampool_core::op::{LayerNorm, Operand, Softmax};
+
+use crate::emit::{
+    Index, THREADS, all_reduce, blocks, broadcast, collapse, element, float, load, register, storage, store,
+    team,
+};
+use crate::{Binding, Kernel};
+
+/// Elements of a row that a thread keeps in registers.
+const KEPT: usize = 16;
+
+fn add(a: &str, b: &str) -> String {
+    format!("({a} + {b})")
+}
+
+fn max(a: &str, b: &str) -> String {
+    format!("f_max({a}, {b})")
+}
+
+pub(crate) fn softmax(op: &Softmax, input: &Operand) -> Vec<Kernel> {
+    let (shape, dtype) = (&input.layout.shape, input.dtype);
+    let row: usize = shape[op.axis..op.axis + op.axes].iter().product();
+    let inner: usize = shape[op.axis + op.axes..].iter().product();
+    let rows = shape.len() / row;
+    let index = Index::new(&[shape.len()]);
+    let (u, t) = (index.u(), register(dtype));
+    let finish = if op.log { "(e - top) - m_log(total)" } else { "m_exp(e - top) / total" };
+    let bind = |kernel: Kernel, text: String| {
+        vec![
+            kernel
+                .param(Binding::Input(0), "x", storage(dtype))
+                .param(Binding::Output(0), "y", storage(dtype))
+                .body(text),
+        ]
+    };
+    let lowest = crate::emit::literal(streampool_core::op::Scalar::from_f64(
+        if t == "double" { streampool_core::op::DType::F64 } else { streampool_core::op::DType::F32 },
+        f64::NEG_INFINITY,
+    ));
+    if inner > 1 || row < 8 {
+        let mut text = element(index, rows);
+        let _ = writeln!(
+            text,
+            "    const {u} from = i / {inner}u * {}u + i % {inner}u;\n    {t} top = {lowest}, total = 0;",
+            row * inner
+        );
+        let each = |text: &mut String, body: &str| {
+            let x = load(dtype, "x", "at");
+            let _ = writeln!(
+                text,
+                "    for ({u} k = 0; k < {row}u; k++) {{ const {u} at = from + k * {inner}u; const {t} e = {x}; {body} }}"
+            );
+        };
+        each(&mut text, "top = f_max(top, e);");
+        each(&mut text, "total += m_exp(e - top);");
+        each(&mut text, &store(dtype, "y", "at", finish));
+        return bind(Kernel::new(format!("softmax of {row}, a thread a row"), blocks(rows), THREADS), text);
+    }
+    let threads = team(row.div_ceil(2), 512);
+    let each = row.div_ceil(threads as usize);
+    let kept = each <= KEPT;
+    let mut text = format!("    const {u} from = ({u})BID * {row}u;\n    {t} top = {lowest}, total = 0;\n");
+    let x = load(dtype, "x", "from + k");
+    // `f` sees the element as `e`; `keep` puts it back.
+    let walk = |text: &mut String, first: bool, f: &str| {
+        if kept {
+            let take = if first { format!("v[j] = k < {row}u ? {x} : {lowest}; ") } else { String::new() };
+            let _ = writeln!(
+                text,
+                "    UNROLL for (int j = 0; j < {each}; j++) {{ const {u} k = (u32)(TID + j * {threads}); {take}if (k < {row}u) {{ const {t} e = v[j]; {f} }} }}"
+            );
+        } else {
+            let _ = writeln!(
+                text,
+                "    for ({u} k = (u32)TID; k < {row}u; k += {threads}u) {{ const {t} e = {x}; {f} }}"
+            );
+        }
+    };
+    if kept {
+        let _ = writeln!(text, "    {t} v[{each}];");
+    }
+    walk(&mut text, true, "top = f_max(top, e);");
+    text.push_str(&all_reduce("top", t, threads, max));
+    walk(&mut text, false, "total += m_exp(e - top);");
+    text.push_str(&all_reduce("total", t, threads, add));
+    walk(&mut text, false, &store(dtype, "y", "from + k", finish));
+    bind(
+        Kernel::new(format!("softmax of {row}, a block of {threads} a row"), rows as u64, threads)
+            .with_barriers(),
+        text,
+    )
+}
+
+pub(crate) fn layer_norm(op: &LayerNorm, inputs: &[Operand]) -> Vec<Kernel> {
+    let (shape, dtype) = (&inputs[0].layout.shape, inputs[0].dtype);
+    let normalised = &shape[op.axis..];
+    let row: usize = normalised.iter().product();
+    let rows = shape.len() / row;
+    let index = Index::new(&[shape.len()]);
+    let (u, t) = (index.u(), register(dtype));
+    let threads = team(row.div_ceil(4), 512);
+    let each = row.div_ceil(threads as usize);
+    let kept = each <= KEPT;
+    let mut kernel =
+        Kernel::new(format!("layer norm of {row}, a block of {threads} a row"), rows as u64, threads)
+            .with_barriers()
+            .param(Binding::Input(0), "x", storage(dtype));
+    let mut text = format!("    const {u} from = ({u})BID * {row}u;\n    {t} total = 0, spread = 0;\n");
+    let mut element = load(dtype, "x", "from + k");
+    let mut next = 1;
+    let (mut scale, mut bias) = (String::new(), String::new());
+    for (flag, name) in [(op.scale, "scale"), (op.bias, "bias")] {
+        if flag {
+            let (dims, strides) = collapse(normalised, &[broadcast(&inputs[next].layout, normalised)]);
+            // Nearly always dense along the row.
+            let at = if strides[0] == [1] { "k".to_owned() } else { format!("{name}_at") };
+            let mut text = String::new();
+            if strides[0] != [1] {
+                text = index.split("k", &dims, name);
+                let _ = writeln!(text, "    const {u} {name}_at = ({u}){};", index.offset(name, &strides[0]));
+            }
+            let value = load(dtype, name, &at);
+            let target = if name == "scale" { &mut scale } else { &mut bias };
+            *target = format!("{text}    r = r {} {value};", if name == "scale" { "*" } else { "+" });
+            kernel = kernel.param(Binding::Input(next), name, storage(dtype));
+            next += 1;
+        }
+    }
+    if op.residual {
+        element = format!("({element} + {})", load(dtype, "more", "from + k"));
+        kernel = kernel.param(Binding::Input(next), "more", storage(dtype));
+    }
+    let walk = |text: &mut String, first: bool, f: &str| {
+        if kept {
+            let take = if first { format!("v[j] = k < {row}u ? {element} : 0; ") } else { String::new() };
+            let _ = writeln!(
+                text,
+                "    UNROLL for (int j = 0; j < {each}; j++) {{ const {u} k = (u32)(TID + j * {threads}); {take}if (k < {row}u) {{ const {t} e = v[j]; {f} }} }}"
+            );
+        } else {
+            let _ = writeln!(
+                text,
+                "    for ({u} k = (u32)TID; k < {row}u; k += {threads}u) {{ const {t} e = {element}; {f} }}"
+            );
+        }
+    };
+    if kept {
+        let _ = writeln!(text, "    {t} v[{each}];");
+    }
+    let epsilon = format!("({t}){}", float(op.epsilon.get()));
+    if op.rms {
+        walk(&mut text, true, "spread += e * e;");
+        let _ = writeln!(text, "    const {t} mean = 0;");
+    } else {
+        walk(&mut text, true, "total += e;");
+        text.push_str(&all_reduce("total", t, threads, add));
+        let _ = writeln!(text, "    const {t} mean = total / ({t}){row}.0;");
+        walk(&mut text, false, "spread += (e - mean) * (e - mean);");
+    }
+    text.push_str(&all_reduce("spread", t, threads, add));
+    let _ = writeln!(text, "    const {t} by = ({t})1 / m_sqrt(spread / ({t}){row}.0 + {epsilon});");
+    let write =
+        format!("{t} r = (e - mean) * by;\n{scale}\n{bias}\n    {}", store(dtype, "y", "from + k", "r"));
+    walk(&mut text, false, &write);
+    vec![kernel.param(Binding::Output(0), "y", storage(dtype)).body(text)]
+}

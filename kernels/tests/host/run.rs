@@ -1,0 +1,93 @@
+//! A case, run by the CPU device and by the kernels.
+
+use std::collections::BTreeMap;
+use std::ffi::c_void;
+use std::process::Command;
+use std::sync::Arc;
+
+use streampool_conformance::Case;
+use streampool_core::driver::{Bindings, Slice};
+use streampool_core::op::{HostTensor, Operand};
+use streampool_cpu::{CpuConfig, CpuDriver, Executor};
+use streampool_kernels::{Binding, Dialect, Kernel, failed_index, lower, prelude};
+
+/// The kernels of many cases, compiled for the host.
+pub(crate) struct Library {
+    library: libloading::Library,
+}
+
+fn kernels(case: &Case) -> Vec<Kernel> {
+    lower(&case.op, &case.inputs, &case.outputs).unwrap_or_else(|| panic!("{}: no kernels", case.name))
+}
+
+/// What the CPU device gives.
+pub(crate) fn expected(case: &Case) -> Vec<HostTensor> {
+    let driver = CpuDriver::new(CpuConfig { cores: 1 });
+    let program = driver.compile_program(&case.program()).unwrap_or_else(|e| panic!("{}: {e}", case.name));
+    let mut outputs = case.buffers();
+    let read: Vec<Slice<'_>> = case.data.iter().map(|t| Slice::host(t.bytes())).collect();
+    let written: Vec<Slice<'_>> = outputs.iter_mut().map(|t| Slice::host_mut(t.bytes_mut())).collect();
+    let bindings = Bindings { inputs: &read, outputs: &written, arena: Slice::EMPTY };
+    let team = Arc::clone(driver.team());
+    Executor::new(team).run(&program, &bindings).unwrap_or_else(|e| panic!("{}: {e}", case.name));
+    outputs
+}
+
+impl Library {
+    /// What the kernels give, and the index that was told if one was out of range.
+    pub(crate) fn execute(&self, case: &Case) -> (Vec<HostTensor>, Option<i64>) {
+        let mut outputs = case.buffers();
+        let mut status = 0u64;
+        for kernel in kernels(case) {
+            let mut args: Vec<*mut c_void> = kernel
+                .params
+                .iter()
+                .map(|p| {
+                    let at =
+                        |o: &Operand, t: *mut u8| t.wrapping_add(o.layout.offset * o.dtype.size()).cast();
+                    match p.binding {
+                        Binding::Input(i) => at(&case.inputs[i], case.data[i].bytes().as_ptr().cast_mut()),
+                        Binding::Output(i) => at(&case.outputs[i], outputs[i].bytes_mut().as_mut_ptr()),
+                        Binding::Status => (&raw mut status).cast(),
+                    }
+                })
+                .collect();
+            // SAFETY: the library was made from this very kernel, whose parameters these are; buffers have the operands' extents.
+            unsafe {
+                let entry: libloading::Symbol<'_, unsafe extern "C" fn(*mut *mut c_void)> =
+                    self.library.get(kernel.name.as_bytes()).expect("the kernel was compiled");
+                entry(args.as_mut_ptr());
+            }
+        }
+        (outputs, failed_index(status))
+    }
+
+    /// Compiles all kernels of `cases` into one library.
+    pub(crate) fn new(cases: &[Case]) -> Self {
+        let all: BTreeMap<String, Kernel> =
+            cases.iter().flat_map(kernels).map(|k| (k.name.clone(), k)).collect();
+        let mut text = prelude(Dialect::Host);
+        for kernel in all.values() {
+            text.push_str(&kernel.source(Dialect::Host));
+        }
+        let folder =
+            std::env::temp_dir().join(format!("streampool-kernels-{}-{}", std::process::id(), all.len()));
+        std::fs::create_dir_all(&folder).expect("a folder for the compiler");
+        let (source, object) = (folder.join("kernels.cpp"), folder.join("kernels.so"));
+        std::fs::write(&source, text).expect("the source is written");
+        let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
+        let options = "-std=c++17 -O1 -ffp-contract=off -fno-strict-aliasing -fwrapv -w -shared -fPIC -o";
+        let output = Command::new(&compiler)
+            .args(options.split(' '))
+            .arg(&object)
+            .arg(&source)
+            .output()
+            .unwrap_or_else(|e| panic!("no C++ compiler '{compiler}' ({e}): install g++ or set CXX"));
+        let errors: String = String::from_utf8_lossy(&output.stderr).chars().take(4000).collect();
+        assert!(output.status.success(), "the kernels do not compile ({}):\n{errors}", source.display());
+        // SAFETY: the library has no constructors but those of empty statics.
+        let library = unsafe { libloading::Library::new(&object) }.expect("the library loads");
+        std::fs::remove_dir_all(&folder).expect("the folder goes");
+        Self { library }
+    }
+}

@@ -1,0 +1,160 @@
+"""Bad input gives a typed error that says what was asked and the way out; nothing leaks."""
+
+import gc
+
+import numpy as np
+import pytest
+import streampool as sp
+from streampool import nn
+
+BAD = {
+    "shapes": (sp.InvalidArgument, lambda: sp.ones(2, 3) + sp.ones(4)),
+    "matmul": (sp.InvalidArgument, lambda: sp.ones(2, 3) @ sp.ones(2, 3)),
+    "negative length": (sp.InvalidArgument, lambda: sp.zeros(-1)),
+    "absurd size": (sp.StreampoolError, lambda: sp.zeros(1 << 40, 1 << 40)),
+    "a size that is NaN": (sp.InvalidArgument, lambda: sp.zeros(float("nan"))),
+    "a size that is text": (sp.InvalidArgument, lambda: sp.zeros("3")),
+    "an object array": (sp.InvalidArgument, lambda: sp.tensor(np.array([object()]))),
+    "a ragged list": (sp.InvalidArgument, lambda: sp.tensor([[1], [2, 3]])),
+    "strings": (sp.InvalidArgument, lambda: sp.tensor(["a"])),
+    "complex numbers": (sp.InvalidArgument, lambda: sp.from_numpy(np.ones(2, complex))),
+    "the other byte order": (sp.InvalidArgument, lambda: sp.from_numpy(np.ones(2, ">f4"))),
+    "a bool that is 7": (sp.InvalidArgument, lambda: sp.from_numpy(np.array([7], np.uint8).view(bool))),
+    "no such dtype": (sp.InvalidArgument, lambda: sp.zeros(2, dtype="float17")),
+    "no such device": (sp.Unsupported, lambda: sp.zeros(2, device="tpu")),
+    "a device that is a number": (sp.InvalidArgument, lambda: sp.zeros(2, device=3)),
+    "a pool of 0": (sp.InvalidArgument, lambda: sp.Device("cpu", streams=0)),
+    "no such policy": (sp.InvalidArgument, lambda: sp.Device("cpu", policy="hope")),
+    "sim's settings": (sp.InvalidArgument, lambda: sp.Device("cpu", seed=3)),
+    "a NaN timeout": (sp.InvalidArgument, lambda: sp.synchronize(timeout=float("nan"))),
+    "an axis": (sp.InvalidArgument, lambda: sp.ones(2).sum(5)),
+    "reshape": (sp.InvalidArgument, lambda: sp.ones(4).reshape(3)),
+    "two devices": (sp.InvalidArgument, lambda: sp.ones(2) + sp.ones(2, device="sim")),
+    "a layer's width": (sp.InvalidArgument, lambda: nn.Linear(3, 4)(sp.ones(2, 5))),
+    "a layer's dtype": (sp.InvalidArgument, lambda: nn.Linear(3, 4)(sp.ones(2, 3, dtype="float64"))),
+    "a layer's device": (sp.InvalidArgument, lambda: nn.Linear(3, 4)(sp.ones(2, 3, device="sim"))),
+    "groups": (sp.InvalidArgument, lambda: nn.Conv2d(3, 4, 1, groups=2)),
+    "training": (sp.InvalidArgument, lambda: nn.Linear(3, 4).train()),
+    "singular": (sp.InvalidArgument, lambda: sp.linalg.inv(sp.zeros(2, 2)).numpy()),
+    "a vocabulary": (sp.InvalidArgument, lambda: nn.Embedding(3, 4)(sp.tensor([3])).numpy()),
+    "no such file": (sp.FileError, lambda: sp.load("no-such-model.onnx")),
+    "no model": (sp.InvalidModel, lambda: sp.load(b"this is no model")),
+    "modulo": (sp.Unsupported, lambda: pow(sp.ones(1), 2, 3)),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_a_typed_error(name):
+    kind, call = BAD[name]
+    sp.ones(1)
+    gc.collect()
+    before = sp.memory_allocated()
+    with pytest.raises(kind) as error:
+        call()
+    assert len(str(error.value)) > 15
+    del error
+    gc.collect()
+    assert sp.memory_allocated() <= before
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: sp.ones(1) + "a",
+        lambda: sp.ones(1) @ "a",
+        lambda: sp.from_numpy([1]),
+        lambda: sp.cat([1, 2]),
+        lambda: sp.mm(sp.ones(1, 1), None),
+        lambda: len(sp.tensor(1)),
+        lambda: sp.load(3),
+    ],
+)
+def test_wrong_kinds_of_objects_are_type_errors(call):
+    with pytest.raises(TypeError):
+        call()
+
+
+def test_errors_are_what_python_calls_them_too():
+    for ours, pythons in [
+        (sp.InvalidArgument, ValueError),
+        (sp.OutOfRange, IndexError),
+        (sp.Unsupported, NotImplementedError),
+        (sp.TimeoutError, TimeoutError),
+        (sp.OutOfMemoryError, MemoryError),
+        (sp.FileError, OSError),
+    ]:
+        assert issubclass(ours, sp.StreampoolError)
+        assert issubclass(ours, pythons)
+        assert ours.__module__ == "streampool"
+
+
+def test_a_closed_device_says_so(device, digits):
+    x = sp.randn(3, 3)
+    view = x.t()
+    model = sp.Model(_digits())
+    device.close()
+    for call in (
+        lambda: x + 1,
+        lambda: view.numpy(),
+        lambda: sp.Stream(device),
+        lambda: device.synchronize(),
+        lambda: device.empty_cache(),
+        lambda: device.memory_stats(),
+        lambda: model(np.zeros((1, 1, 8, 8), np.float32)),
+        lambda: sp.zeros(1, device=device),
+    ):
+        with pytest.raises(sp.ShutDownError):
+            call()
+    assert not device.is_open
+
+
+def _digits():
+    from conftest import DIGITS
+
+    return DIGITS / "digits.onnx"
+
+
+def test_out_of_memory_is_an_exception_and_nothing_more():
+    device = sp.Device("cpu", memory_limit=64 << 20)
+    keep = sp.ones(1024, device=device)
+    live = device.memory_allocated()
+    for _ in range(3):
+        with pytest.raises(sp.OutOfMemoryError, match=r"64.0 MiB|asked"):
+            sp.zeros(1 << 25, device=device)
+        assert (keep + 1).sum().item() == 2048
+    with pytest.raises(sp.OutOfMemoryError):
+        sp.zeros(100 << 30, dtype="uint8", device=device)
+    gc.collect()
+    assert device.memory_allocated() == live
+    assert device.memory_stats()["out_of_memory"] >= 4
+    device.set_memory_limit(1 << 30)
+    assert sp.zeros(1 << 25, device=device).numel() == 1 << 25
+
+
+def test_a_full_pool_refuses_by_its_policy():
+    device = sp.Device("cpu", streams=2, policy="refuse")
+    with_streams = [device.stream(), device.stream()]
+    with pytest.raises(sp.PoolExhaustedError, match="2"):
+        sp.ones(1, device=device)
+    with_streams.pop().close()
+    assert sp.ones(1, device=device).item() == 1
+    waiting = sp.Device("cpu", streams=1, wait_timeout=0.05)
+    lease = waiting.stream()
+    with pytest.raises(sp.PoolExhaustedError):
+        waiting.stream()
+    lease.close()
+
+
+def test_injected_faults_hit_one_call():
+    device = sp.Device("sim", mode="eager")
+    x = sp.ones(64, device=device)
+    x.wait()
+    executions = device.sim.events()[2]
+    device.sim.inject(execution=executions + 1)
+    with pytest.raises(sp.InternalError, match="injected"):
+        (x * 3).numpy()
+    device.sim.inject()
+    assert (x * 3).sum().item() == 192
+    device.sim.lose()
+    with pytest.raises(sp.DeviceLostError):
+        (x * 3).numpy()
