@@ -230,6 +230,8 @@ def test_threads_that_take_turns_are_no_efficiency(monkeypatch: pytest.MonkeyPat
         def locked(i: int) -> None:
             with lock:
                 forward(i)
+                # However busy the machine is, the other thread sleeps meanwhile: it is not that it has no core.
+                time.sleep(0.01)
 
         return locked
 
