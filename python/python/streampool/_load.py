@@ -85,6 +85,11 @@ class Outcome:
         return self.cpu / max(self.wall, 1e-9)
 
     @property
+    def taken(self) -> float:
+        """The share of the threads' time in which they wanted a core that others had. Of use with no more threads than cores."""
+        return self.delay / max(self.active, 1e-9)
+
+    @property
     def fair_rate(self) -> float:
         """Calls per second had the threads got a core whenever they wanted one: what others took is left out, what they waited
         for each other is not. Of use with no more threads than cores.

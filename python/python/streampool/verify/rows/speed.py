@@ -12,7 +12,7 @@ import streampool as sp
 
 from ..._load import Outcome, Spread, cores, measure, percentile
 from ..._table import digits, percent, seconds, table
-from ..check import near, require, same_bits
+from ..check import NotRun, near, require, same_bits
 from ..context import Context
 from ..row import row
 from ..work import weight_and_bias
@@ -23,6 +23,8 @@ EFFICIENT = 0.90
 # Turns of a few hundredths of a second say less.
 EFFICIENT_QUICK = 0.75
 ATTEMPTS = 3
+# Of the time that threads want a core. If others take more, nobody knows how fast the threads would be without them.
+DISTURBED = 0.15
 
 
 @dataclass(frozen=True)
@@ -150,17 +152,23 @@ def large_workload(context: Context) -> str:
     each, repeats = (0.08, 5) if context.quick else (1.0, 10)
     wanted = EFFICIENT_QUICK if context.quick else EFFICIENT
     judged = context.device_name == "cpu" and cores() >= 2
-    for attempt in range(ATTEMPTS):
+    tries: list[tuple[float, float, float, list[Point]]] = []
+    for _ in range(ATTEMPTS):
         points = turns(one, counts, each, repeats)
+        taken = Spread.of([o.taken for p in points if p.threads <= 2 for o in p.outcomes]).median
         plain, fair = (efficiency(points, 2, fair=f) for f in (False, True))
-        if not judged or fair >= wanted:
+        tries.append((taken, plain, fair, points))
+        if not judged or (taken <= DISTURBED and fair >= wanted):
             break
-        # On a machine that others use, too, a bad attempt says little; three of them do.
-        require(
-            attempt + 1 < ATTEMPTS,
-            f"efficiency at 2 threads {percent(fair)} ({percent(plain)} with what other processes took), "
-            f"at least {percent(wanted)} is right\n{show(points)}",
-        )
+    else:
+        # In the calmest of them.
+        taken, plain, fair, points = min(tries, key=lambda t: t[0])
+        if taken > DISTURBED:
+            raise NotRun(
+                f"other processes took {percent(taken)} of the threads' time, so that efficiency cannot be judged; "
+                f"try again on a calmer machine\n{show(points)}"
+            )
+        require(False, f"efficiency at 2 threads {percent(fair)}, at least {percent(wanted)} is right\n{show(points)}")
     one_thread, two = (digits(p.rate.median) for p in points[:2])
     text = f"{one_thread} and {two} ops/s at 1 and 2 threads, {percent(plain)}"
     if abs(fair - plain) > 0.01:
