@@ -3,6 +3,12 @@
 #![forbid(unsafe_code)]
 
 mod conformance;
+#[cfg(test)]
+mod invariants;
+mod mutants;
+mod process;
+mod suite;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -17,12 +23,18 @@ enum Task {
     /// Run the cases named on standard input, one a line; started by onnx-conformance.
     #[command(hide = true)]
     OnnxWorker(conformance::worker::Options),
+    /// Plant single-line faults (verify/mutants.toml) in a copy of the source and show which check catches each.
+    Mutants(mutants::Options),
+    /// Check everything and write the report: scenarios, races, models, mutants, benchmark.
+    Verify(verify::Options),
 }
 
 fn main() -> ExitCode {
     let result = match Task::parse() {
-        Task::OnnxConformance(options) => conformance::run(&options),
-        Task::OnnxWorker(options) => conformance::worker::run(&options),
+        Task::OnnxConformance(options) => conformance::run(&options).map_err(|e| e.to_string()),
+        Task::OnnxWorker(options) => conformance::worker::run(&options).map_err(|e| e.to_string()),
+        Task::Mutants(options) => mutants::run(&options),
+        Task::Verify(options) => verify::run(&options),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
