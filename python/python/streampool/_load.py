@@ -62,10 +62,12 @@ class Outcome:
     """Seconds from the common start until the last thread ended."""
     cpu: float
     """Processor seconds of the whole process meanwhile."""
+    active: float
+    """Seconds from the start of each thread's first call to the end of its last, of all together."""
+    own: float
+    """Processor seconds of the calling threads alone."""
     delay: float
-    """Seconds that the threads were ready to run but had no core, because others had them; 0 where the system
-    does not tell.
-    """
+    """Seconds that the threads were ready to run but had no core, because others had them; 0 where the system does not tell."""
 
     @property
     def calls(self) -> int:
@@ -83,11 +85,17 @@ class Outcome:
         return self.cpu / max(self.wall, 1e-9)
 
     @property
-    def disturbed(self) -> float:
-        """The share of the threads' time that others took from them. Of no meaning with more threads than
-        cores.
+    def taken(self) -> float:
+        """The share of the threads' time in which they wanted a core that others had. Of use with no more threads than cores."""
+        return self.delay / max(self.active, 1e-9)
+
+    @property
+    def fair_rate(self) -> float:
+        """Calls per second had the threads got a core whenever they wanted one: what others took is left out, what they waited
+        for each other is not. Of use with no more threads than cores.
         """
-        return min(self.delay / max(self.wall * self.threads, 1e-9), 0.9)
+        awake = min((self.own + self.delay) / max(self.active, 1e-9), 1.0)
+        return self.calls / max(self.own, 1e-9) * awake * self.threads
 
 
 def run_delay() -> float:
@@ -119,7 +127,7 @@ def measure(
         raise ValueError("give either seconds or calls")
     ready, begin = threading.Barrier(threads + 1), threading.Barrier(threads + 1)
     latencies: list[list[int]] = [[] for _ in range(threads)]
-    ends, delays = [0.0] * threads, [0.0] * threads
+    ends, active, own, delays = ([0.0] * threads for _ in range(4))
     errors: list[BaseException] = []
     stop = threading.Event()
     share = threading.Lock()
@@ -144,7 +152,7 @@ def measure(
         ready.wait()
         begin.wait()
         mine, clock = latencies[t], time.perf_counter_ns
-        waited = run_delay()
+        began, waited, used = time.perf_counter(), run_delay(), time.thread_time()
         try:
             if call is None:
                 return
@@ -170,7 +178,9 @@ def measure(
             stop.set()
         finally:
             ends[t] = time.perf_counter()
+            active[t] = ends[t] - began
             delays[t] = run_delay() - waited
+            own[t] = time.thread_time() - used
 
     workers = [threading.Thread(target=work, args=(t,), name=f"caller {t}", daemon=True) for t in range(threads)]
     for worker in workers:
@@ -184,8 +194,10 @@ def measure(
         raise errors[0]
     return Outcome(
         threads,
-        [n for own in latencies for n in own],
+        [n for mine in latencies for n in mine],
         max(ends) - start,
         time.process_time() - cpu,
+        sum(active),
+        sum(own),
         sum(delays),
     )

@@ -230,12 +230,17 @@ def test_threads_that_take_turns_are_no_efficiency(monkeypatch: pytest.MonkeyPat
         def locked(i: int) -> None:
             with lock:
                 forward(i)
+                # However busy the machine is, the other thread sleeps meanwhile: it is not that it has no core.
+                time.sleep(0.01)
 
         return locked
 
     monkeypatch.setattr(speed.Bed, "call", call)
     monkeypatch.setattr(speed, "ATTEMPTS", 1)
-    fails(outcome(12), "efficiency at 2 threads")
+    result = outcome(12)
+    if result.status == "not run":
+        pytest.skip(result.figure)
+    fails(result, "efficiency at 2 threads")
 
 
 # Rows whose bodies run in a fresh process.

@@ -12,7 +12,7 @@ import streampool as sp
 
 from ..._load import Outcome, Spread, cores, measure, percentile
 from ..._table import digits, percent, seconds, table
-from ..check import near, require, same_bits
+from ..check import NotRun, near, require, same_bits
 from ..context import Context
 from ..row import row
 from ..work import weight_and_bias
@@ -23,6 +23,8 @@ EFFICIENT = 0.90
 # Turns of a few hundredths of a second say less.
 EFFICIENT_QUICK = 0.75
 ATTEMPTS = 3
+# Of the time that threads want a core. If others take more, nobody knows how fast the threads would be without them.
+DISTURBED = 0.15
 
 
 @dataclass(frozen=True)
@@ -116,13 +118,11 @@ class Point:
         return Spread.of([o.rate for o in self.outcomes])
 
     @property
-    def undisturbed(self) -> float:
-        """Calls per second of the time that the threads were given a core or did not want one: what others
-        took is left out.
-        """
+    def fair_rate(self) -> float:
+        """Calls per second had the threads always got a core when they wanted one."""
         if self.threads > cores():
             return self.rate.median
-        return Spread.of([o.rate / (1 - o.disturbed) for o in self.outcomes]).median
+        return Spread.of([o.fair_rate for o in self.outcomes]).median
 
 
 def turns(one: Bed, counts: Sequence[int], each: float, repeats: int) -> list[Point]:
@@ -134,12 +134,12 @@ def turns(one: Bed, counts: Sequence[int], each: float, repeats: int) -> list[Po
     return points
 
 
-def efficiency(points: Sequence[Point], threads: int, *, undisturbed: bool) -> float:
+def efficiency(points: Sequence[Point], threads: int, *, fair: bool) -> float:
     """Rate over that of one thread times the cores that can be used."""
 
     def rate(n: int) -> float:
         point = next(p for p in points if p.threads == n)
-        return point.undisturbed if undisturbed else point.rate.median
+        return point.fair_rate if fair else point.rate.median
 
     return rate(threads) / rate(1) / min(threads, cores())
 
@@ -152,19 +152,26 @@ def large_workload(context: Context) -> str:
     each, repeats = (0.08, 5) if context.quick else (1.0, 10)
     wanted = EFFICIENT_QUICK if context.quick else EFFICIENT
     judged = context.device_name == "cpu" and cores() >= 2
-    for attempt in range(ATTEMPTS):
+    tries: list[tuple[float, float, float, list[Point]]] = []
+    for _ in range(ATTEMPTS):
         points = turns(one, counts, each, repeats)
-        plain, fair = (efficiency(points, 2, undisturbed=u) for u in (False, True))
-        if not judged or max(plain, fair) >= wanted:
+        taken = Spread.of([o.taken for p in points if p.threads <= 2 for o in p.outcomes]).median
+        plain, fair = (efficiency(points, 2, fair=f) for f in (False, True))
+        tries.append((taken, plain, fair, points))
+        if not judged or (taken <= DISTURBED and fair >= wanted):
             break
-        # On a machine that others use, too, a bad attempt says little; three of them do.
-        require(
-            attempt + 1 < ATTEMPTS,
-            f"efficiency at 2 threads {percent(plain)}, at least {percent(wanted)} is right\n{show(points)}",
-        )
+    else:
+        # In the calmest of them.
+        taken, plain, fair, points = min(tries, key=lambda t: t[0])
+        if taken > DISTURBED:
+            raise NotRun(
+                f"other processes took {percent(taken)} of the threads' time, so that efficiency cannot be judged; "
+                f"try again on a calmer machine\n{show(points)}"
+            )
+        require(False, f"efficiency at 2 threads {percent(fair)}, at least {percent(wanted)} is right\n{show(points)}")
     one_thread, two = (digits(p.rate.median) for p in points[:2])
     text = f"{one_thread} and {two} ops/s at 1 and 2 threads, {percent(plain)}"
-    if fair > plain * 1.01:
+    if abs(fair - plain) > 0.01:
         text += f" ({percent(fair)} without what other processes took)"
     return f"{text}\n{show(points)}"
 
