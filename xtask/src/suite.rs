@@ -236,11 +236,12 @@ impl Runner {
                 "--no-run",
                 "--message-format=json-render-diagnostics",
             ]);
-            // All of the workspace's features as `cargo test --workspace` has them, so that its builds are used and not made anew.
+            // With the workspace's features as scripts/test has them, so that its builds are used and not made anew. The Python
+            // package is an extension module, which has no interpreter to link to.
             if self.quick_builds || mode != Mode::Plain {
                 command.args(["--package", package]);
             } else {
-                command.arg("--workspace");
+                command.args(["--workspace", "--exclude", "streampool-py"]);
             }
             command.arg("--target-dir").arg(mode.folder(&self.target));
             if mode != Mode::Plain {
