@@ -5,6 +5,7 @@ import gc
 import numpy as np
 import pytest
 import streampool as sp
+from places import DIGITS
 from streampool import nn
 
 BAD = {
@@ -91,7 +92,7 @@ def test_errors_are_what_python_calls_them_too():
 def test_a_closed_device_says_so(device, digits):
     x = sp.randn(3, 3)
     view = x.t()
-    model = sp.Model(_digits())
+    model = sp.Model(DIGITS / "digits.onnx")
     device.close()
     for call in (
         lambda: x + 1,
@@ -106,12 +107,6 @@ def test_a_closed_device_says_so(device, digits):
         with pytest.raises(sp.ShutDownError):
             call()
     assert not device.is_open
-
-
-def _digits():
-    from conftest import DIGITS
-
-    return DIGITS / "digits.onnx"
 
 
 def test_out_of_memory_is_an_exception_and_nothing_more():

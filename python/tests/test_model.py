@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import streampool as sp
-from conftest import DIGITS
+from places import DIGITS
 
 
 @pytest.fixture
