@@ -1,0 +1,531 @@
+//! Small matrix products on tensor cores, with what follows them in the same kernel: bias, residual, activation, an elementwise expression, layer norm.
+//!
+//! A library's product is hard to beat where there is much to compute. Where there is little, what counts is how many kernels follow each other
+//! and how long each takes from its first to its last instruction. So a block asks for all of its weights before earlier work has ended, for its
+//! rows as soon as it has, and what would be a kernel of its own is done to the sums while they are at hand. Layer norm needs whole rows: a
+//! *cluster* of blocks then splits the inner axis, and each block adds up some of the rows from the partial sums of all, in the order of their
+//! ranks (INV-14), so that it has them whole.
+//!
+//! Tiles go through shared memory by asynchronous copies, swizzled so that eight rows of 16 bytes lie in different banks, and to `mma` by
+//! `ldmatrix`: the way of NVIDIA's CUTLASS for Ampere ("CUTLASS: efficient GEMM in CUDA", docs/media/docs/efficient_gemm.md).
+
+use std::fmt::Write;
+
+use streampool_core::op::{DType, LayerNorm, Map, MatMul, Operand};
+
+use crate::emit::{activate, float, storage};
+use crate::map::{expression, single_input};
+use crate::{Binding, Kernel};
+
+/// Elements of the inner axis that one stage of the pipeline holds: 128 bytes.
+const STAGE: usize = 64;
+
+/// Stages under way at most, and bytes of shared memory that a block may take.
+const STAGES: usize = 8;
+const SHARED: usize = 200 << 10;
+
+/// Rows up to which, and elements of the weight up to which, such a kernel is made.
+const MOST_ROWS: usize = 256;
+const MOST_WEIGHTS: usize = 1 << 20;
+
+/// A product and what is done to it. Operands are those of checked steps.
+#[derive(Clone, Copy, Debug)]
+pub struct Product<'a> {
+    /// The product.
+    pub op: &'a MatMul,
+    /// Its operands: of siblings, the first one's.
+    pub inputs: &'a [Operand],
+    /// Its result, which need not exist in memory if something follows.
+    pub output: &'a Operand,
+    /// Whether the weight, the bias and the norm's operands never change: then they are read before earlier work has ended.
+    pub constant: bool,
+    /// So many products of one left factor at once, whose weights and biases lie one behind the other, and elements from one result to the next.
+    pub siblings: Option<(usize, usize)>,
+    /// An expression of the result alone.
+    pub then: Option<&'a Map>,
+    /// A layer norm of the result's rows, with its operands, of which the first is the result.
+    pub norm: Option<(&'a LayerNorm, &'a [Operand])>,
+}
+
+/// How the work is cut.
+struct Cut {
+    /// Rows and columns of a block's tile.
+    rows: usize,
+    columns: usize,
+    /// Warps along both.
+    warps: (usize, usize),
+    /// Blocks that share the inner axis, and how much of it each takes.
+    cluster: usize,
+    depth: usize,
+}
+
+impl Cut {
+    fn threads(&self) -> usize {
+        self.warps.0 * self.warps.1 * 32
+    }
+
+    /// Stages that a block goes through.
+    fn stages(&self) -> usize {
+        self.depth.div_ceil(STAGE)
+    }
+
+    fn stage_bytes(&self) -> usize {
+        (self.rows + self.columns) * STAGE * 2
+    }
+
+    /// Floats from one row of partial sums to the next: such that the rows of a fragment lie in different banks.
+    fn pitch(&self) -> usize {
+        self.columns + 8
+    }
+
+    /// Stages that fit.
+    fn slots(&self) -> usize {
+        self.stages().min(STAGES).min(SHARED / self.stage_bytes())
+    }
+
+    fn shared_bytes(&self) -> usize {
+        usize::max(self.slots() * self.stage_bytes(), self.rows * self.pitch() * 4)
+    }
+
+    fn new(m: usize, n: usize, k: usize, norm: bool) -> Option<Self> {
+        let rows = if m <= 16 { 16 } else { 32 };
+        let (columns, warps) = if norm { (n.next_multiple_of(128), (1, 8)) } else { (64, (1, 4)) };
+        let most = if norm {
+            8
+        } else if k >= 1024 {
+            4
+        } else {
+            1
+        };
+        // Every block of a cluster has a part of the inner axis, and two stages at least are under way unless one is all.
+        [8usize, 4, 2, 1].into_iter().filter(|&cluster| cluster <= most).find_map(|cluster| {
+            let depth = k.div_ceil(cluster).next_multiple_of(16);
+            let cut = Self { rows, columns, warps, cluster, depth };
+            let fits = cut.shared_bytes() <= SHARED && (cut.slots() > 1 || cut.stages() == 1);
+            (fits && depth * (cluster - 1) < k).then_some(cut)
+        })
+    }
+}
+
+/// Rows, columns and inner length, if the left factor is rows one behind the other.
+fn extents(p: &Product<'_>) -> Option<(usize, usize, usize)> {
+    let (a, b, y) = (&p.inputs[0].layout, &p.inputs[1].layout, &p.output.layout);
+    let n = *y.shape.last()?;
+    let (k, rb) = (*a.shape.last()?, b.shape.rank());
+    let m = y.shape.len() / n.max(1);
+    let single = b.shape[..rb - 2].iter().all(|&d| d == 1);
+    (m > 0 && k > 0 && single && a.is_contiguous() && a.shape.len() == m * k && y.is_contiguous())
+        .then_some((m, n, k))
+}
+
+/// The kernel of `p`, if there is one for its shapes; `aligned` tells whether an operand's first element is at a multiple of 16 bytes.
+///
+/// Bindings are inputs 0, 1, ... of the product, then those of the norm from its second on; the one output is the last step's. The output may be
+/// the very memory of the residual; it must not overlap any other input.
+pub fn product(p: &Product<'_>, aligned: impl Fn(&Operand) -> bool) -> Option<Kernel> {
+    let dtype = p.output.dtype;
+    let (m, n, k) = extents(p)?;
+    let b = &p.inputs[1].layout;
+    let strides = (b.strides[b.strides.len() - 2], b.strides[b.strides.len() - 1]);
+    // Whether the weight's rows are its columns' elements.
+    let across = strides == (1, k as isize);
+    let norms = p.norm.map_or(&[][..], |(_, inputs)| &inputs[1..]);
+    let row = |o: &Operand| {
+        o.layout.is_contiguous() && o.layout.shape.len() == n && o.layout.shape.last() == Some(&n)
+    };
+    let residual = p.op.residual.then(|| p.inputs.len() - 1);
+    let follows = p.then.is_none_or(|map| single_input(map, dtype));
+    let normed = p.norm.is_none_or(|(op, inputs)| {
+        p.siblings.is_none()
+            && p.then.is_none()
+            && !op.residual
+            && op.axis + 1 == inputs[0].layout.shape.rank()
+            && norms.iter().all(row)
+    });
+    if !matches!(dtype, DType::F16 | DType::BF16)
+        || m > MOST_ROWS
+        || n * k > MOST_WEIGHTS
+        || !n.is_multiple_of(8)
+        || !k.is_multiple_of(8)
+        || !(across || strides == (n as isize, 1))
+        || (p.op.bias && !row(&p.inputs[2]))
+        || residual.is_some_and(|r| !p.inputs[r].layout.is_contiguous())
+        || (p.siblings.is_some() && (residual.is_some() || p.siblings.is_some_and(|s| s.1 % 8 != 0)))
+        || !follows
+        || !normed
+        || !p.inputs.iter().chain(norms).chain([p.output]).all(aligned)
+    {
+        return None;
+    }
+    let cut = Cut::new(m, n, k, p.norm.is_some())?;
+    let text = Text { p, cut: &cut, m, n, k, across, half: storage(dtype) };
+    let count = p.siblings.map_or(1, |s| s.0);
+    let tiles = m.div_ceil(cut.rows) * n.div_ceil(cut.columns) * count;
+    let mut what = format!("tensor cores, {m}x{n}x{k}, tiles of {}x{}", cut.rows, cut.columns);
+    if cut.cluster > 1 {
+        let _ = write!(what, ", clusters of {}", cut.cluster);
+    }
+    if count > 1 {
+        let _ = write!(what, ", {count} weights at once");
+    }
+    for (there, name) in [
+        (p.op.bias, "bias"),
+        (residual.is_some(), "residual"),
+        (p.op.activation.is_some(), "activation"),
+        (p.then.is_some(), "elementwise"),
+        (p.norm.is_some(), "layer norm"),
+    ] {
+        if there {
+            let _ = write!(what, " + {name}");
+        }
+    }
+    let mut kernel = Kernel::new(what, (tiles * cut.cluster) as u64, cut.threads() as u32)
+        .with_barriers()
+        .with_shared(cut.shared_bytes() as u32, cut.cluster as u32)
+        .param(Binding::Input(0), "a", text.half)
+        .param(Binding::Input(1), "b", text.half);
+    if p.op.bias {
+        kernel = kernel.param(Binding::Input(2), "bias", text.half);
+    }
+    if let Some(r) = residual {
+        kernel = kernel.param(Binding::Input(r), "more", text.half);
+    }
+    let mut next = p.inputs.len();
+    for (there, name) in p.norm.map_or([(false, ""); 2], |(o, _)| [(o.scale, "scale"), (o.bias, "shift")]) {
+        if there {
+            kernel = kernel.param(Binding::Input(next), name, text.half);
+            next += 1;
+        }
+    }
+    let (early, body) = text.write();
+    Some(kernel.param(Binding::Output(0), "y", text.half).early(early).body(body))
+}
+
+/// Writes the kernel.
+struct Text<'a> {
+    p: &'a Product<'a>,
+    cut: &'a Cut,
+    m: usize,
+    n: usize,
+    k: usize,
+    across: bool,
+    half: &'static str,
+}
+
+impl Text<'_> {
+    /// What may run before earlier work has ended, and the rest.
+    fn write(&self) -> (String, String) {
+        let Cut { rows, columns, warps, cluster, depth, .. } = *self.cut;
+        let (m, n, k, half) = (self.m, self.n, self.k, self.half);
+        let (slots, stages) = (self.cut.slots(), self.cut.stages());
+        let row_tiles = m.div_ceil(rows);
+        let column_tiles = n.div_ceil(columns);
+        // Of the pipeline: stages that are asked for before the first is used.
+        let ahead = if stages <= slots { stages } else { slots - 1 };
+        let mut early = format!(
+            "    SHARED_ARENA(arena);\n    const i32 warp = TID >> 5, lane = TID & 31; const i32 rank = (i32)(BID % {cluster}u), tile = (i32)(BID / {cluster}u);\n    const i32 row0 = tile % {row_tiles} * {rows}, column0 = tile / {row_tiles} % {column_tiles} * {columns}, which = tile / {}; (void)which;\n    const i32 k0 = rank * {depth}, k1 = k0 + {depth} < {k} ? k0 + {depth} : {k};\n",
+            row_tiles * column_tiles
+        );
+        if let Some((_, step)) = self.p.siblings {
+            let _ = writeln!(early, "    b += (i64)which * {}; y += (i64)which * {step};", n * k);
+            if self.p.op.bias {
+                let _ = writeln!(early, "    bias += which * {n};");
+            }
+        }
+        let weights: String = (0..ahead).map(|s| self.load_b(&s.to_string(), &s.to_string(), self.width(s))).collect();
+        let mut body = String::new();
+        let constants = self.constants();
+        for text in [&weights, &constants] {
+            if self.p.constant { &mut early } else { &mut body }.push_str(text);
+        }
+        for s in 0..ahead {
+            body.push_str(&self.load_a(&s.to_string(), &s.to_string(), self.width(s)));
+            body.push_str("    COPIES_COMMIT();\n");
+        }
+        body.push_str(&self.residual());
+        let (mi, ni) = (rows / warps.0 / 16, columns / warps.1 / 8);
+        let _ = writeln!(
+            body,
+            "    const i32 wr = warp / {wn} * {}, wc = warp % {wn} * {};\n    float acc[{mi}][{ni}][4];\n    UNROLL for (int i = 0; i < {mi}; i++) UNROLL for (int j = 0; j < {ni}; j++) UNROLL for (int x = 0; x < 4; x++) acc[i][j][x] = 0;",
+            mi * 16,
+            ni * 8,
+            wn = warps.1
+        );
+        if stages <= slots {
+            for s in 0..stages {
+                let _ = writeln!(body, "    COPIES_WAIT({}); BARRIER();", stages - 1 - s);
+                body.push_str(&self.multiply(&s.to_string(), self.width(s) / 16, mi, ni));
+            }
+        } else {
+            // A group is committed each time, empty or not, so that so many stay under way.
+            let _ = writeln!(
+                body,
+                "    for (i32 s = 0; s < {stages}; s++) {{\n    COPIES_WAIT({}); BARRIER();\n    if (s + {ahead} < {stages}) {{ const i32 next = s + {ahead}, slot = next % {slots};",
+                ahead - 1
+            );
+            body.push_str(&self.load_b("next", "slot", STAGE));
+            body.push_str(&self.load_a("next", "slot", STAGE));
+            let _ = writeln!(body, "    }}\n    COPIES_COMMIT();\n    const i32 at = s % {slots};");
+            body.push_str(&self.multiply("at", STAGE / 16, mi, ni));
+            body.push_str("    }\n");
+        }
+        let pitch = self.cut.pitch();
+        let _ = writeln!(
+            body,
+            "    float *const sums = (float *)arena;\n    BARRIER();\n    UNROLL for (int i = 0; i < {mi}; i++) UNROLL for (int j = 0; j < {ni}; j++) {{ float *const to = sums + (wr + i * 16 + (lane >> 2)) * {pitch} + wc + j * 8 + (lane & 3) * 2; to[0] = acc[i][j][0]; to[1] = acc[i][j][1]; to[8 * {pitch}] = acc[i][j][2]; to[8 * {pitch} + 1] = acc[i][j][3]; }}\n    {}",
+            if cluster > 1 { "CLUSTER_BARRIER();" } else { "BARRIER();" }
+        );
+        if self.p.norm.is_some() { self.finish_rows(&mut body) } else { self.finish(&mut body) }
+        if cluster > 1 {
+            // What others read of this block's memory must stay.
+            body.push_str("    CLUSTER_BARRIER();\n");
+        }
+        let _ = half;
+        (early, body)
+    }
+
+    /// Elements of the inner axis that stage `s` has for sure no more than.
+    fn width(&self, s: usize) -> usize {
+        STAGE.min(self.cut.depth - s * STAGE)
+    }
+
+    /// Copies of the left factor's part of a stage, whose rows are 128 bytes.
+    fn load_a(&self, stage: &str, slot: &str, width: usize) -> String {
+        let (rows, threads, chunks) = (self.cut.rows, self.cut.threads(), width / 8);
+        format!(
+            "    for (i32 x = TID; x < {}; x += {threads}) {{ const i32 r = x / {chunks}, c = x % {chunks}, k = k0 + {stage} * {STAGE} + c * 8; const bool there = row0 + r < {} && k < k1; copy_16(arena + {slot} * {} + r * 128 + ((c ^ (r & 7)) << 4), a + (there ? (i64)(row0 + r) * {} + k : 0), there); }}\n",
+            rows * chunks,
+            self.m,
+            self.cut.stage_bytes(),
+            self.k
+        )
+    }
+
+    /// Copies of the weight's part of a stage.
+    fn load_b(&self, stage: &str, slot: &str, width: usize) -> String {
+        let Cut { rows, columns, .. } = *self.cut;
+        let (threads, n, k) = (self.cut.threads(), self.n, self.k);
+        let base = format!("arena + {slot} * {} + {}", self.cut.stage_bytes(), rows * 128);
+        if self.across {
+            let chunks = width / 8;
+            return format!(
+                "    for (i32 x = TID; x < {}; x += {threads}) {{ const i32 r = x / {chunks}, c = x % {chunks}, k = k0 + {stage} * {STAGE} + c * 8; const bool there = column0 + r < {n} && k < k1; copy_16({base} + r * 128 + ((c ^ (r & 7)) << 4), b + (there ? (i64)(column0 + r) * {k} + k : 0), there); }}\n",
+                columns * chunks
+            );
+        }
+        let chunks = columns / 8;
+        format!(
+            "    for (i32 x = TID; x < {}; x += {threads}) {{ const i32 r = x / {chunks}, c = x % {chunks}, k = k0 + {stage} * {STAGE} + r; const bool there = column0 + c * 8 < {n} && k < k1; copy_16({base} + r * {} + ((c ^ (r & 7)) << 4), b + (there ? (i64)k * {n} + column0 + c * 8 : 0), there); }}\n",
+            width * chunks,
+            columns * 2
+        )
+    }
+
+    /// The products of a stage, in `steps` of 16.
+    fn multiply(&self, slot: &str, steps: usize, mi: usize, ni: usize) -> String {
+        let Cut { rows, columns, .. } = *self.cut;
+        let half = self.half;
+        let bytes = self.cut.stage_bytes();
+        let fetch = if self.across {
+            format!(
+                "const i32 r = wc + j * 16 + (lane & 7) + (lane >> 4 << 3), c = s16 * 2 + (lane >> 3 & 1); fragments(f, right + r * 128 + ((c ^ (r & 7)) << 4));"
+            )
+        } else {
+            format!(
+                "const i32 r = s16 * 16 + (lane & 15), c = (wc >> 3) + j * 2 + (lane >> 4); fragments_across(f, right + r * {} + ((c ^ (r & 7)) << 4));",
+                columns * 2
+            )
+        };
+        format!(
+            "    {{ const u8 *const left = arena + {slot} * {bytes}, *const right = left + {};\n    UNROLL for (int s16 = 0; s16 < {steps}; s16++) {{ u32 fa[{mi}][4];\n    UNROLL for (int i = 0; i < {mi}; i++) {{ const i32 r = wr + i * 16 + (lane & 15), c = s16 * 2 + (lane >> 4); fragments(fa[i], left + r * 128 + ((c ^ (r & 7)) << 4)); }}\n    UNROLL for (int j = 0; j < {}; j++) {{ u32 f[4]; {fetch}\n    UNROLL for (int i = 0; i < {mi}; i++) {{ mma_16x8x16({half}(), acc[i][j * 2], fa[i], f); mma_16x8x16({half}(), acc[i][j * 2 + 1], fa[i], f + 2); }} }} }} }}\n",
+            rows * 128,
+            ni / 2
+        )
+    }
+
+    /// Rows that a block adds up and finishes, of those of its cluster.
+    fn share(&self) -> usize {
+        self.cut.rows / self.cut.cluster
+    }
+
+    /// Groups of 8 columns of a row, and how many of them a thread finishes.
+    fn groups(&self) -> (usize, usize) {
+        let groups = self.cut.columns / 8;
+        (groups, (self.share() * groups).div_ceil(self.cut.threads()))
+    }
+
+    /// In a layer norm a warp takes a row, a lane 4 columns of every 128.
+    fn quads(&self) -> usize {
+        self.cut.columns / 128
+    }
+
+    /// What of the finish never changes, into registers.
+    fn constants(&self) -> String {
+        let half = self.half;
+        let n = self.n;
+        let mut text = String::new();
+        if let Some((op, _)) = self.p.norm {
+            let quads = self.quads();
+            for (there, name, to) in
+                [(self.p.op.bias, "bias", "vb"), (op.scale, "scale", "vs"), (op.bias, "shift", "vz")]
+            {
+                if there {
+                    let _ = writeln!(
+                        text,
+                        "    u32 {to}[{quads}][2]; UNROLL for (int q = 0; q < {quads}; q++) {{ const i32 c = q * 128 + lane * 4; {to}[q][0] = {to}[q][1] = 0; if (c < {n}) load_8({to}[q], {name} + c); }}"
+                    );
+                }
+            }
+        } else if self.p.op.bias {
+            let (groups, each) = self.groups();
+            let _ = writeln!(
+                text,
+                "    u32 vb[{each}][4]; UNROLL for (int q = 0; q < {each}; q++) {{ const i32 x = TID + q * {}, c = column0 + x % {groups} * 8; vb[q][0] = vb[q][1] = vb[q][2] = vb[q][3] = 0; if (c < {n}) load_16(vb[q], bias + c); }}",
+                self.cut.threads()
+            );
+        }
+        let _ = half;
+        text
+    }
+
+    /// The residual, into registers while the copies are under way.
+    fn residual(&self) -> String {
+        if !self.p.op.residual {
+            return String::new();
+        }
+        let (m, n) = (self.m, self.n);
+        if self.p.norm.is_some() {
+            let (quads, share, warps) = (self.quads(), self.share(), self.cut.warps.1);
+            let each = share.div_ceil(warps);
+            return format!(
+                "    u32 vr[{each}][{quads}][2]; UNROLL for (int e = 0; e < {each}; e++) UNROLL for (int q = 0; q < {quads}; q++) {{ const i32 r = row0 + rank * {share} + e * {warps} + warp, c = q * 128 + lane * 4; vr[e][q][0] = vr[e][q][1] = 0; if (e * {warps} + warp < {share} && r < {m} && c < {n}) load_8(vr[e][q], more + ((i64)r * {n} + c)); }}\n"
+            );
+        }
+        let (groups, each) = self.groups();
+        let share = self.share();
+        format!(
+            "    u32 vr[{each}][4]; UNROLL for (int q = 0; q < {each}; q++) {{ const i32 x = TID + q * {}, lr = x / {groups}, r = row0 + rank * {share} + lr, c = column0 + x % {groups} * 8; vr[q][0] = vr[q][1] = vr[q][2] = vr[q][3] = 0; if (lr < {share} && r < {m} && c < {n}) load_16(vr[q], more + ((i64)r * {n} + c)); }}\n",
+            self.cut.threads()
+        )
+    }
+
+    /// Statements that add up `wide` sums from offset `at` of all blocks of the cluster into `s`.
+    fn gather(&self, wide: usize) -> String {
+        let cluster = self.cut.cluster;
+        let mut text = format!("float s[{wide}]; UNROLL for (int z = 0; z < {wide}; z++) s[z] = 0;\n");
+        let _ = writeln!(
+            text,
+            "    UNROLL for (int from = 0; from < {cluster}; from++) UNROLL for (int z = 0; z < {wide}; z += 4) {{ float t[4]; {} UNROLL for (int w = 0; w < 4; w++) s[z + w] += t[w]; }}",
+            if cluster > 1 { "remote_16(t, sums + at + z, from);" } else { "local_16(t, sums + at + z);" }
+        );
+        text
+    }
+
+    /// Statements that finish `v` (a float): scale, `bias`, `residual`, activation and the expression that follows.
+    fn finished(&self, bias: &str, residual: &str) -> String {
+        let op = self.p.op;
+        let mut text = String::new();
+        if op.alpha.get() != 1.0 {
+            let _ = write!(text, "v = v * {}; ", float(op.alpha.get()));
+        }
+        if op.bias {
+            let _ = write!(text, "v = v + {bias}; ");
+        }
+        if op.residual {
+            let _ = write!(text, "v = v + {residual}; ");
+        }
+        if op.activation.is_some() {
+            let _ = write!(text, "v = {}; ", activate(op.activation, "v", "float"));
+        }
+        if let Some(map) = self.p.then {
+            // What follows sees what would have been stored.
+            let dtype = self.p.output.dtype;
+            let registers = map.check(&[dtype]).expect("a checked step");
+            let _ = write!(text, "float x0[1]; x0[0] = as_{}(v); const int k = 0; ", self.half);
+            for (i, instr) in map.code.iter().enumerate() {
+                let _ = write!(
+                    text,
+                    "const {} v{i} = {}; ",
+                    crate::emit::register(registers[i]),
+                    expression(instr, &registers)
+                );
+            }
+            let _ = write!(text, "v = v{}; ", map.code.len() - 1);
+        }
+        text
+    }
+
+    /// Each thread finishes groups of 8 columns.
+    fn finish(&self, body: &mut String) {
+        let (groups, each) = self.groups();
+        let (share, pitch, half) = (self.share(), self.cut.pitch(), self.half);
+        let (m, n) = (self.m, self.n);
+        let _ = writeln!(
+            body,
+            "    UNROLL for (int q = 0; q < {each}; q++) {{ const i32 x = TID + q * {}, lr = x / {groups}, c = x % {groups} * 8; const i32 at = (rank * {share} + lr) * {pitch} + c, r = row0 + rank * {share} + lr;\n    if (lr < {share} && r < {m} && column0 + c < {n}) {{ {}",
+            self.cut.threads(),
+            self.gather(8)
+        );
+        let part = |name: &str| {
+            format!("(z & 1 ? high_of({half}(), {name}[q][z >> 1]) : low_of({half}(), {name}[q][z >> 1]))")
+        };
+        let _ = writeln!(
+            body,
+            "    UNROLL for (int z = 0; z < 8; z++) {{ float v = s[z]; {}s[z] = v; }}",
+            self.finished(&part("vb"), &part("vr"))
+        );
+        let _ = writeln!(
+            body,
+            "    u32 w[4]; UNROLL for (int z = 0; z < 4; z++) w[z] = pair_of({half}(), s[2 * z], s[2 * z + 1]);\n    store_16(y + ((i64)r * {n} + column0 + c), w); }} }}"
+        );
+    }
+
+    /// A warp finishes and normalises a row.
+    fn finish_rows(&self, body: &mut String) {
+        let (norm, _) = self.p.norm.expect("asked for rows");
+        let (share, pitch, half, quads) = (self.share(), self.cut.pitch(), self.half, self.quads());
+        let (m, n, warps) = (self.m, self.n, self.cut.warps.1);
+        let each = share.div_ceil(warps);
+        let sum = |name: &str| {
+            format!(
+                "    UNROLL for (int o = 16; o > 0; o >>= 1) {{ const float t = shuffle_xor({name}, o); {name} = (TID & o) ? t + {name} : {name} + t; }}\n"
+            )
+        };
+        let part = |name: &str| {
+            format!("(z & 1 ? high_of({half}(), {name}[z >> 1]) : low_of({half}(), {name}[z >> 1]))")
+        };
+        let _ = writeln!(
+            body,
+            "    UNROLL for (int e = 0; e < {each}; e++) {{ const i32 lr = e * {warps} + warp, r = row0 + rank * {share} + lr; if (lr < {share} && r < {m}) {{ float v_[{quads}][4]; float total = 0, spread = 0;"
+        );
+        let _ = writeln!(
+            body,
+            "    UNROLL for (int q = 0; q < {quads}; q++) {{ const i32 c = q * 128 + lane * 4, at = (rank * {share} + lr) * {pitch} + c; {}    UNROLL for (int z = 0; z < 4; z++) {{ float v = s[z]; {}v_[q][z] = c < {n} ? as_{half}(v) : 0.0f; total += v_[q][z]; }} }}",
+            self.gather(4),
+            self.finished(&part("vb[q]"), &part("vr[e][q]"))
+        );
+        if norm.rms {
+            body.push_str("    const float mean = 0; (void)total;\n");
+        } else {
+            body.push_str(&sum("total"));
+            let _ = writeln!(body, "    const float mean = total / {n}.0f;");
+        }
+        let _ = writeln!(
+            body,
+            "    UNROLL for (int q = 0; q < {quads}; q++) UNROLL for (int z = 0; z < 4; z++) {{ const float d = v_[q][z] - mean; spread += q * 128 + lane * 4 < {n} ? d * d : 0.0f; }}"
+        );
+        body.push_str(&sum("spread"));
+        let mut tail = String::from("t = (v_[q][z] - mean) * by; ");
+        if norm.scale {
+            let _ = write!(tail, "t = t * {}; ", part("vs[q]"));
+        }
+        if norm.bias {
+            let _ = write!(tail, "t = t + {}; ", part("vz[q]"));
+        }
+        let _ = writeln!(
+            body,
+            "    const float by = 1.0f / m_sqrt(spread / {n}.0f + {});\n    UNROLL for (int q = 0; q < {quads}; q++) {{ const i32 c = q * 128 + lane * 4; UNROLL for (int z = 0; z < 4; z++) {{ float t; {tail}v_[q][z] = t; }}\n    u32 w[2]; w[0] = pair_of({half}(), v_[q][0], v_[q][1]); w[1] = pair_of({half}(), v_[q][2], v_[q][3]); if (c < {n}) store_8(y + ((i64)r * {n} + c), w); }} }} }}",
+            float(norm.epsilon.get())
+        );
+    }
+}
