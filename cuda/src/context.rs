@@ -83,6 +83,11 @@ impl Context {
         Ok(Self { raw, device, name, memory_bytes, capability, processors, probe, lost: OnceLock::new() })
     }
 
+    /// Whether blocks of a grid can form clusters and read each other's shared memory, and launches may overlap.
+    pub(crate) fn has_clusters(&self) -> bool {
+        self.capability >= (9, 0)
+    }
+
     /// Makes this context the calling thread's. Cheap; done before every use, as other libraries may have changed it.
     pub(crate) fn enter(&self) -> Result<()> {
         if let Some(lost) = self.lost.get() {

@@ -170,7 +170,12 @@ impl CudaQueue {
         // SAFETY: the function has one pointer parameter per argument; the addresses are those of the operands that it was made for, which stay
         // valid until the work is done (INV-6).
         let result = unsafe {
-            launch.function.launch(launch.grid as u32, launch.threads, self.raw, params.as_mut_ptr())
+            launch.function.launch(
+                (launch.grid as u32, launch.threads),
+                (launch.shared, launch.cluster),
+                self.raw,
+                params.as_mut_ptr(),
+            )
         };
         self.checked("launching a kernel", result)
     }

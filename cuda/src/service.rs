@@ -117,7 +117,7 @@ impl Service {
             32
         };
         // SAFETY: the parameters have the kernel's types; both ranges hold `bytes` bytes and the words live until the work is done.
-        let result = unsafe { self.function.launch(1, threads, stream, params.as_mut_ptr()) };
+        let result = unsafe { self.function.launch((1, threads), (0, 1), stream, params.as_mut_ptr()) };
         check("ending a submission", result)
     }
 }

@@ -39,6 +39,8 @@ pub struct Product<'a> {
     pub output: &'a Operand,
     /// Whether the weight, the bias and the norm's operands never change: then they are read before earlier work has ended.
     pub constant: bool,
+    /// Whether blocks of the device form clusters.
+    pub clusters: bool,
     /// So many products of one left factor at once, whose weights and biases lie one behind the other, and elements from one result to the next.
     pub siblings: Option<(usize, usize)>,
     /// An expression of the result alone.
@@ -87,15 +89,14 @@ impl Cut {
         usize::max(self.slots() * self.stage_bytes(), self.rows * self.pitch() * 4)
     }
 
-    fn new(m: usize, n: usize, k: usize, norm: bool) -> Option<Self> {
+    fn new((m, n, k): (usize, usize, usize), norm: bool, clusters: bool) -> Option<Self> {
         let rows = if m <= 16 { 16 } else { 32 };
         let (columns, warps) = if norm { (n.next_multiple_of(128), (1, 8)) } else { (64, (1, 4)) };
-        let most = if norm {
-            8
-        } else if k >= 1024 {
-            4
-        } else {
-            1
+        let most = match (clusters, norm) {
+            (false, _) => 1,
+            (true, true) => 8,
+            (true, false) if k >= 1024 => 4,
+            (true, false) => 1,
         };
         // Every block of a cluster has a part of the inner axis, and two stages at least are under way unless one is all.
         [8usize, 4, 2, 1].into_iter().filter(|&cluster| cluster <= most).find_map(|cluster| {
@@ -140,6 +141,7 @@ pub fn product(p: &Product<'_>, aligned: impl Fn(&Operand) -> bool) -> Option<Ke
             && p.then.is_none()
             && !op.residual
             && op.axis + 1 == inputs[0].layout.shape.rank()
+            && inputs[0].layout.shape.last() == Some(&n)
             && norms.iter().all(row)
     });
     if !matches!(dtype, DType::F16 | DType::BF16)
@@ -157,7 +159,7 @@ pub fn product(p: &Product<'_>, aligned: impl Fn(&Operand) -> bool) -> Option<Ke
     {
         return None;
     }
-    let cut = Cut::new(m, n, k, p.norm.is_some())?;
+    let cut = Cut::new((m, n, k), p.norm.is_some(), p.clusters)?;
     let text = Text { p, cut: &cut, m, n, k, across, half: storage(dtype) };
     let count = p.siblings.map_or(1, |s| s.0);
     let tiles = m.div_ceil(cut.rows) * n.div_ceil(cut.columns) * count;
@@ -232,7 +234,8 @@ impl Text<'_> {
                 let _ = writeln!(early, "    bias += which * {n};");
             }
         }
-        let weights: String = (0..ahead).map(|s| self.load_b(&s.to_string(), &s.to_string(), self.width(s))).collect();
+        let weights: String =
+            (0..ahead).map(|s| self.load_b(&s.to_string(), &s.to_string(), self.width(s))).collect();
         let mut body = String::new();
         let constants = self.constants();
         for text in [&weights, &constants] {
@@ -275,7 +278,11 @@ impl Text<'_> {
             "    float *const sums = (float *)arena;\n    BARRIER();\n    UNROLL for (int i = 0; i < {mi}; i++) UNROLL for (int j = 0; j < {ni}; j++) {{ float *const to = sums + (wr + i * 16 + (lane >> 2)) * {pitch} + wc + j * 8 + (lane & 3) * 2; to[0] = acc[i][j][0]; to[1] = acc[i][j][1]; to[8 * {pitch}] = acc[i][j][2]; to[8 * {pitch} + 1] = acc[i][j][3]; }}\n    {}",
             if cluster > 1 { "CLUSTER_BARRIER();" } else { "BARRIER();" }
         );
-        if self.p.norm.is_some() { self.finish_rows(&mut body) } else { self.finish(&mut body) }
+        if self.p.norm.is_some() {
+            self.finish_rows(&mut body)
+        } else {
+            self.finish(&mut body)
+        }
         if cluster > 1 {
             // What others read of this block's memory must stay.
             body.push_str("    CLUSTER_BARRIER();\n");

@@ -174,6 +174,7 @@ fn case(wish: Wish, numbers: &mut Numbers) -> Case {
         inputs: &inputs,
         output: &result(0),
         constant: true,
+        clusters: true,
         siblings: (wish.siblings > 0).then_some((count, step)),
         then: wish.gelu.then_some(&map),
         norm: norm.as_ref().map(|n| (n, &norm_inputs[..])),
