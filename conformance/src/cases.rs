@@ -1,6 +1,7 @@
 //! What is tried: each family with several dtypes, shapes (odd, empty, rank 0), strides (transposed, negative, broadcast) and values
 //! (NaN and infinity among them).
 
+use streampool_core::op::Random as Random_;
 use streampool_core::op::*;
 
 use crate::bench::Random;
@@ -73,6 +74,30 @@ impl Cases {
         self.windows();
         self.products();
         self.attention();
+        self.random_numbers();
+    }
+
+    fn random_numbers(&mut self) {
+        for dtype in FLOATS {
+            for (distribution, shape) in [
+                (Distribution::Uniform { low: F32::new(-0.5), high: F32::new(2.0) }, &[3usize, 7, 5][..]),
+                // Bounds so close that rounding meets the upper one.
+                (Distribution::Uniform { low: F32::new(1.0), high: F32::new(1.001) }, &[300]),
+                (Distribution::Uniform { low: F32::new(2.0), high: F32::new(2.0) }, &[5]),
+                (Distribution::Normal { mean: F32::new(1.0), std: F32::new(3.0) }, &[1030]),
+                (Distribution::Normal { mean: F32::new(0.0), std: F32::new(1.0) }, &[]),
+                (Distribution::Normal { mean: F32::new(0.0), std: F32::new(1.0) }, &[0, 3]),
+            ] {
+                let mut key = HostTensor::zeros(TensorType::new(DType::I64, [2])).unwrap();
+                for i in 0..2 {
+                    let bits = self.random.next();
+                    set(&mut key, i, Scalar::from_i64(DType::I64, bits as i64));
+                }
+                let op = Op::Random(Random_ { distribution, dtype, shape: shape.into() });
+                // Single precision is the same to the bit everywhere; the platform's functions serve double precision.
+                self.add("", op, vec![key], if dtype == DType::F64 { 1e-14 } else { 0.0 });
+            }
+        }
     }
 
     fn maps(&mut self) {

@@ -31,6 +31,8 @@ pub struct CudaConfig {
     pub ordinal: usize,
     /// Whether float32 products may be computed in TF32 (10 bits of mantissa): several times faster, and not what float32 promises.
     pub tf32: bool,
+    /// Whether operations without a kernel are refused, instead of running on the CPU between copies.
+    pub strict: bool,
     /// A folder where compiled kernels are kept from run to run; none by default.
     pub cache_folder: Option<PathBuf>,
 }
@@ -45,6 +47,7 @@ pub(crate) struct Shared {
     pub(crate) constants: Constants,
     pub(crate) cpu: Cpu,
     pub(crate) tf32: bool,
+    pub(crate) strict: bool,
     // Last, so that what needs the context is dropped before it.
     pub(crate) context: Arc<Context>,
 }
@@ -87,6 +90,7 @@ impl CudaDriver {
                 constants: Constants::default(),
                 cpu: Arc::new(CpuDriver::new(CpuConfig::default())),
                 tf32: config.tf32,
+                strict: config.strict,
                 context,
             }),
         })

@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use streampool_core::Result;
 use streampool_core::driver::{Bindings, Slice};
 use streampool_core::op::{HostTensor, Op, Operand, Place, Port, Program, Step, TensorType};
+use streampool_core::{Error, Result};
 use streampool_cpu::{CpuDriver, CpuExecutable, Executor};
 
 /// The step as the CPU runs it.
@@ -68,6 +68,15 @@ pub(crate) fn buffer(bytes: usize) -> Result<HostTensor> {
 /// What `inspect` says of such a step.
 pub(crate) fn describe(op: &Op) -> String {
     format!("on the CPU, between copies: {} has no CUDA kernel", op.name())
+}
+
+/// What a strict device says of it.
+pub(crate) fn refused(op: &Op) -> Error {
+    Error::unsupported(format!(
+        "cuda: {} has no CUDA kernel for these operands, and the device is strict; without that the step runs on the CPU between copies, or use \
+         the device 'cpu' for the whole model",
+        op.name()
+    ))
 }
 
 /// Shared by all steps of a device.

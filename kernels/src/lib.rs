@@ -16,6 +16,7 @@ mod matmul;
 mod movement;
 mod normalize;
 mod product;
+mod random;
 mod reduce;
 mod sort;
 mod window;
@@ -254,6 +255,7 @@ pub fn lower(op: &Op, inputs: &[Operand], outputs: &[Operand]) -> Option<Vec<Ker
         Op::MatMul(o) => Some(matmul::lower(o, inputs, &outputs[0])),
         Op::MatMulInteger(o) => Some(matmul::integer(o, inputs, &outputs[0])),
         Op::Attention(o) => Some(attention::lower(o, inputs, &outputs[0])),
-        Op::Resize(_) | Op::Unique(_) | Op::Random(_) | Op::Recurrent(_) | Op::Linalg(_) => None,
+        Op::Random(o) => Some(random::random(o, &outputs[0])),
+        Op::Resize(_) | Op::Unique(_) | Op::Recurrent(_) | Op::Linalg(_) => None,
     }
 }

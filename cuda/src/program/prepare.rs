@@ -303,6 +303,7 @@ fn draft(program: &Program, i: usize, device: &Shared, uploads: &mut Uploads<'_>
     }
     match lower(&step.op, inputs, outputs) {
         Some(kernels) => Ok(Draft::Kernels(kernels)),
+        None if device.strict => Err(host_step::refused(&step.op)),
         None => Ok(Draft::Host(HostStep::new(&device.cpu, program, step)?)),
     }
 }
