@@ -27,10 +27,6 @@ const RING: usize = 512 << 10;
 /// How long the queue's own waits may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn ends_by_write() -> bool {
-    std::env::var("SP_END").is_ok()
-}
-
 /// One stream of a GPU.
 pub(crate) struct CudaQueue {
     shared: Arc<Shared>,
@@ -40,8 +36,6 @@ pub(crate) struct CudaQueue {
     checkpoint: u64,
     /// Last ticket number given to the stream.
     submitted: u64,
-    /// Whether the device's counter of tickets is behind, as the last ones were told by writes of the stream.
-    behind: bool,
     ring: PinnedMemory,
     /// Parts of the ring in use: their end, and the ticket after which they are free.
     ring_used: VecDeque<(usize, u64)>,
@@ -87,7 +81,6 @@ impl CudaQueue {
             raw,
             checkpoint: 0,
             submitted: 0,
-            behind: false,
             ring: PinnedMemory::new(context, RING)?,
             ring_used: VecDeque::new(),
             report,
@@ -105,31 +98,8 @@ impl CudaQueue {
         self.shared.context.noted(check(what, result))
     }
 
-    /// Writes a word when all that was submitted before is done and seen.
-    fn write_word(&self, address: u64, value: u64) -> Result<()> {
-        // SAFETY: the word is the queue's, aligned, and lives as long as the device.
-        let result = unsafe { sys::cuStreamWriteValue64_v2(self.raw, address, value, 0) };
-        self.checked("telling a ticket", result)
-    }
-
-    /// Lets the device's counter catch up, before the kernel that ends a submission raises it.
-    fn catch_up(&mut self) -> Result<()> {
-        if self.behind {
-            self.write_word(self.at.counters, self.submitted)?;
-            self.behind = false;
-        }
-        Ok(())
-    }
-
     /// Ends a submission: a small copy, if any, then the words that `mode` says.
-    fn end(&mut self, copy: (u64, u64, usize), words: usize, mode: u32) -> Result<()> {
-        if mode & TICKET != 0 {
-            self.catch_up()?;
-        }
-        self.end_by_kernel(copy, words, mode)
-    }
-
-    fn end_by_kernel(&self, copy: (u64, u64, usize), words: usize, mode: u32) -> Result<()> {
+    fn end(&self, copy: (u64, u64, usize), words: usize, mode: u32) -> Result<()> {
         let result = self.shared.service.submit(self.raw, self.at, copy, words, mode);
         self.shared.context.noted(result)
     }
@@ -361,41 +331,31 @@ impl CudaQueue {
         self.bases.extend([0, bindings.arena.address(), self.counters.address() + 16]);
         self.bases.extend(&inputs);
         self.bases.extend(bindings.outputs.iter().map(|s| s.address()));
-        // A stream's own write tells a ticket sooner than a kernel does; only the kernel looks at status words.
-        let by_write = mode == TICKET && program.status_words == 0 && ends_by_write();
-        if !by_write && mode & TICKET != 0 {
-            self.catch_up()?;
-        }
-        let end = if by_write { None } else { Some(mode) };
         if program.worth_a_graph {
             let addresses: Addresses = self.bases[1..2].iter().chain(&self.bases[3..]).copied().collect();
             match self.graphs.way(program, &addresses) {
                 Way::Graph(graph) => self.launch_graph(graph)?,
-                Way::Plain => self.submit_and_end(program, end)?,
-                Way::Capture => match self.capture(program, end) {
+                Way::Plain => self.submit_and_end(program, mode)?,
+                Way::Capture => match self.capture(program, mode) {
                     Ok(graph) => {
                         let raw = graph.raw;
                         self.graphs.insert(program, addresses, graph);
                         self.launch_graph(raw)?;
                     }
                     // What cannot be captured runs as it is.
-                    Err(e) if !e.is_device_lost() => self.submit_and_end(program, end)?,
+                    Err(e) if !e.is_device_lost() => self.submit_and_end(program, mode)?,
                     Err(e) => return Err(e),
                 },
             }
         } else {
-            self.submit_and_end(program, end)?;
-        }
-        if by_write {
-            self.write_word(self.at.ticket, self.submitted + 1)?;
-            self.behind = true;
+            self.submit_and_end(program, mode)?;
         }
         Ok(())
     }
 
-    fn submit_and_end(&mut self, program: &CudaExecutable, end: Option<u32>) -> Result<()> {
+    fn submit_and_end(&mut self, program: &CudaExecutable, mode: u32) -> Result<()> {
         self.submit(program)?;
-        end.map_or(Ok(()), |mode| self.end_by_kernel((0, 0, 0), program.status_words, mode))
+        self.end((0, 0, 0), program.status_words, mode)
     }
 
     fn launch_graph(&self, graph: sys::CUgraphExec) -> Result<()> {
@@ -404,12 +364,12 @@ impl CudaQueue {
         self.checked("launching a graph", result)
     }
 
-    fn capture(&mut self, program: &CudaExecutable, end: Option<u32>) -> Result<Graph> {
+    fn capture(&mut self, program: &CudaExecutable, mode: u32) -> Result<Graph> {
         // SAFETY: capture begins and ends here, on this stream, whatever happens between; other threads' calls are not touched by a relaxed capture.
         unsafe {
             let relaxed = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
             self.checked("beginning a graph", sys::cuStreamBeginCapture_v2(self.raw, relaxed))?;
-            let submitted = self.submit_and_end(program, end);
+            let submitted = self.submit_and_end(program, mode);
             let mut graph: sys::CUgraph = std::ptr::null_mut();
             let ended = self.checked("ending a graph", sys::cuStreamEndCapture(self.raw, &mut graph));
             if let Err(e) = submitted.and(ended) {

@@ -53,17 +53,17 @@ extern "C" __global__ void __launch_bounds__(512) streampool_service(
             }
         }
     }
+    // What earlier kernels wrote is seen already, what this one wrote to the host was waited for above; the report is all that is left.
+    if (bad) __threadfence_system();
     if ((mode & 1) && !bad) {
         const u64 n = counters[0] + 1;
-        counters[0] = n;
-        __threadfence_system();
         *ticket = n;
+        counters[0] = n;
     }
     if (mode & 2) {
         const u64 n = counters[1] + 1;
-        counters[1] = n;
-        __threadfence_system();
         *checkpoint = n;
+        counters[1] = n;
     }
 }
 "#;

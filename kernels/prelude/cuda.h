@@ -106,9 +106,15 @@ FN void local_16(float *v, const float *p) {
     v[0] = x.x, v[1] = x.y, v[2] = x.z, v[3] = x.w;
 }
 #if __CUDA_ARCH__ >= 900
-// All threads of a cluster; and what lies at the same place of another of its blocks.
+// All threads of a cluster meet; what they wrote to shared memory before is seen after `CLUSTER_BARRIER`, as each block's barrier comes first. Releasing at
+// the scope of the cluster would make all threads wait for global memory too.
+#define CLUSTER_MEETING()                                                                                    \
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory")
 #define CLUSTER_BARRIER()                                                                                    \
-    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory")
+    do {                                                                                                     \
+        __syncthreads();                                                                                     \
+        CLUSTER_MEETING();                                                                                   \
+    } while (0)
 FN void remote_16(float *v, const float *p, int rank) {
     u32 at;
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_address(p)), "r"(rank));

@@ -81,6 +81,7 @@ static void block_barrier() {
     size_t first = (size_t)(the_block->current / the_block->threads * the_block->threads);
     barrier(the_block->block_rounds, first, first + (size_t)the_block->threads);
 }
+#define CLUSTER_MEETING() CLUSTER_BARRIER()
 #define CLUSTER_BARRIER() barrier(the_block->cluster_rounds, 0, the_block->fibres.size())
 static void warp_barrier() {
     Block *b = the_block;

@@ -56,6 +56,8 @@ struct Cut {
     columns: usize,
     /// Warps along both.
     warps: (usize, usize),
+    /// Groups of warps that take turns at the stages, each with sums of its own: half the steps that must follow each other.
+    groups: usize,
     /// Blocks that share the inner axis, and how much of it each takes.
     cluster: usize,
     depth: usize,
@@ -63,7 +65,7 @@ struct Cut {
 
 impl Cut {
     fn threads(&self) -> usize {
-        self.warps.0 * self.warps.1 * 32
+        self.warps.0 * self.warps.1 * self.groups * 32
     }
 
     /// Stages that a block goes through.
@@ -86,7 +88,7 @@ impl Cut {
     }
 
     fn shared_bytes(&self) -> usize {
-        usize::max(self.slots() * self.stage_bytes(), self.rows * self.pitch() * 4)
+        usize::max(self.slots() * self.stage_bytes(), self.groups * self.rows * self.pitch() * 4)
     }
 
     fn new((m, n, k): (usize, usize, usize), norm: bool, clusters: bool) -> Option<Self> {
@@ -101,7 +103,10 @@ impl Cut {
         // Every block of a cluster has a part of the inner axis, and two stages at least are under way unless one is all.
         [8usize, 4, 2, 1].into_iter().filter(|&cluster| cluster <= most).find_map(|cluster| {
             let depth = k.div_ceil(cluster).next_multiple_of(16);
-            let cut = Self { rows, columns, warps, cluster, depth };
+            let cut = Self { rows, columns, warps, groups: 1, cluster, depth };
+            let all = cut.stages() <= cut.slots();
+            let groups = if !norm && all && depth.is_multiple_of(STAGE) && cut.stages() > 1 { 2 } else { 1 };
+            let cut = Self { groups, ..cut };
             let fits = cut.shared_bytes() <= SHARED && (cut.slots() > 1 || cut.stages() == 1);
             (fits && depth * (cluster - 1) < k).then_some(cut)
         })
@@ -203,6 +208,12 @@ pub fn product(p: &Product<'_>, aligned: impl Fn(&Operand) -> bool) -> Option<Ke
     Some(kernel.param(Binding::Output(0), "y", text.half).early(early).body(body))
 }
 
+/// How often `at_once` threads go to do `n` things, and the guard of the last time if they do not divide.
+fn passes(n: usize, at_once: usize, guard: &str) -> (usize, String) {
+    let guard = if n.is_multiple_of(at_once) { String::new() } else { format!("if ({guard}) ") };
+    (n.div_ceil(at_once), guard)
+}
+
 /// Writes the kernel.
 struct Text<'a> {
     p: &'a Product<'a>,
@@ -225,7 +236,9 @@ impl Text<'_> {
         // Of the pipeline: stages that are asked for before the first is used.
         let ahead = if stages <= slots { stages } else { slots - 1 };
         let mut early = format!(
-            "    SHARED_ARENA(arena);\n    const i32 warp = TID >> 5, lane = TID & 31; const i32 rank = (i32)(BID % {cluster}u), tile = (i32)(BID / {cluster}u);\n    const i32 row0 = tile % {row_tiles} * {rows}, column0 = tile / {row_tiles} % {column_tiles} * {columns}, which = tile / {}; (void)which;\n    const i32 k0 = rank * {depth}, k1 = k0 + {depth} < {k} ? k0 + {depth} : {k};\n",
+            "    SHARED_ARENA(arena);\n    const i32 group = TID / {}, warp = TID % {} >> 5, lane = TID & 31; (void)group; const i32 rank = (i32)(BID % {cluster}u), tile = (i32)(BID / {cluster}u);\n    const i32 row0 = tile % {row_tiles} * {rows}, column0 = tile / {row_tiles} % {column_tiles} * {columns}, which = tile / {}; (void)which;\n    const i32 k0 = rank * {depth}, k1 = k0 + {depth} < {k} ? k0 + {depth} : {k};\n",
+            warps.0 * warps.1 * 32,
+            warps.0 * warps.1 * 32,
             row_tiles * column_tiles
         );
         if let Some((_, step)) = self.p.siblings {
@@ -255,9 +268,15 @@ impl Text<'_> {
             wn = warps.1
         );
         if stages <= slots {
-            for s in 0..stages {
-                let _ = writeln!(body, "    COPIES_WAIT({}); BARRIER();", stages - 1 - s);
-                body.push_str(&self.multiply(&s.to_string(), self.width(s) / 16, mi, ni));
+            let groups = self.cut.groups;
+            for s in (0..stages).step_by(groups) {
+                let _ = writeln!(body, "    COPIES_WAIT({}); BARRIER();", stages.saturating_sub(s + groups));
+                if groups == 1 {
+                    body.push_str(&self.multiply(&s.to_string(), self.width(s) / 16, mi, ni));
+                } else {
+                    let _ = writeln!(body, "    if ({s} + group < {stages})");
+                    body.push_str(&self.multiply(&format!("({s} + group)"), STAGE / 16, mi, ni));
+                }
             }
         } else {
             // A group is committed each time, empty or not, so that so many stay under way.
@@ -275,7 +294,7 @@ impl Text<'_> {
         let pitch = self.cut.pitch();
         let _ = writeln!(
             body,
-            "    float *const sums = (float *)arena;\n    BARRIER();\n    UNROLL for (int i = 0; i < {mi}; i++) UNROLL for (int j = 0; j < {ni}; j++) {{ float *const to = sums + (wr + i * 16 + (lane >> 2)) * {pitch} + wc + j * 8 + (lane & 3) * 2; to[0] = acc[i][j][0]; to[1] = acc[i][j][1]; to[8 * {pitch}] = acc[i][j][2]; to[8 * {pitch} + 1] = acc[i][j][3]; }}\n    {}",
+            "    float *const sums = (float *)arena;\n    BARRIER();\n    UNROLL for (int i = 0; i < {mi}; i++) UNROLL for (int j = 0; j < {ni}; j++) {{ float *const to = sums + (group * {rows} + wr + i * 16 + (lane >> 2)) * {pitch} + wc + j * 8 + (lane & 3) * 2; to[0] = acc[i][j][0]; to[1] = acc[i][j][1]; to[8 * {pitch}] = acc[i][j][2]; to[8 * {pitch} + 1] = acc[i][j][3]; }}\n    {}",
             if cluster > 1 { "CLUSTER_BARRIER();" } else { "BARRIER();" }
         );
         if self.p.norm.is_some() {
@@ -285,7 +304,7 @@ impl Text<'_> {
         }
         if cluster > 1 {
             // What others read of this block's memory must stay.
-            body.push_str("    CLUSTER_BARRIER();\n");
+            body.push_str("    CLUSTER_MEETING();\n");
         }
         let _ = half;
         (early, body)
@@ -296,16 +315,45 @@ impl Text<'_> {
         STAGE.min(self.cut.depth - s * STAGE)
     }
 
-    /// Copies of the left factor's part of a stage, whose rows are 128 bytes.
-    fn load_a(&self, stage: &str, slot: &str, width: usize) -> String {
-        let (rows, threads, chunks) = (self.cut.rows, self.cut.threads(), width / 8);
+    /// Copies of `rows` rows of `width` elements from element `(row, k)` of a matrix on, whose rows are `pitch` elements apart, into rows of 128 bytes; those
+    /// beyond `most` rows, and what lies beyond the block's part of the inner axis, are zeros.
+    #[allow(clippy::too_many_arguments)]
+    fn load_rows(
+        &self,
+        name: &str,
+        base: &str,
+        rows: usize,
+        first: &str,
+        most: usize,
+        stage: &str,
+        width: usize,
+    ) -> String {
+        let (chunks, threads) = (width / 8, self.cut.threads());
+        let mut there = Vec::new();
+        if !most.is_multiple_of(rows) {
+            there.push(format!("{first} + r < {most}"));
+        }
+        if self.cut.depth * self.cut.cluster != self.k {
+            there.push("k < k1".to_owned());
+        }
+        let there = if there.is_empty() { "true".to_owned() } else { there.join(" && ") };
+        // Where they divide, a thread's rows differ by multiples of 8, and so does nothing else of its addresses.
+        let at = if threads.is_multiple_of(chunks * 8) {
+            format!("r = TID / {chunks} + e * {}, c = TID % {chunks}", threads / chunks)
+        } else {
+            format!("x = TID + e * {threads}, r = x / {chunks}, c = x % {chunks}")
+        };
+        let (passes, guard) = passes(rows * chunks, threads, &format!("r < {rows}"));
         format!(
-            "    for (i32 x = TID; x < {}; x += {threads}) {{ const i32 r = x / {chunks}, c = x % {chunks}, k = k0 + {stage} * {STAGE} + c * 8; const bool there = row0 + r < {} && k < k1; copy_16(arena + {slot} * {} + r * 128 + ((c ^ (r & 7)) << 4), a + (there ? (i64)(row0 + r) * {} + k : 0), there); }}\n",
-            rows * chunks,
-            self.m,
-            self.cut.stage_bytes(),
+            "    UNROLL for (int e = 0; e < {passes}; e++) {{ const i32 {at}, k = k0 + {stage} * {STAGE} + c * 8; const bool there = {there}; {guard}copy_16({base} + r * 128 + ((c ^ (r & 7)) << 4), {name} + (there ? (i64)({first} + r) * {} + k : 0), there); }}\n",
             self.k
         )
+    }
+
+    /// Copies of the left factor's part of a stage.
+    fn load_a(&self, stage: &str, slot: &str, width: usize) -> String {
+        let base = format!("arena + {slot} * {}", self.cut.stage_bytes());
+        self.load_rows("a", &base, self.cut.rows, "row0", self.m, stage, width)
     }
 
     /// Copies of the weight's part of a stage.
@@ -314,16 +362,23 @@ impl Text<'_> {
         let (threads, n, k) = (self.cut.threads(), self.n, self.k);
         let base = format!("arena + {slot} * {} + {}", self.cut.stage_bytes(), rows * 128);
         if self.across {
-            let chunks = width / 8;
-            return format!(
-                "    for (i32 x = TID; x < {}; x += {threads}) {{ const i32 r = x / {chunks}, c = x % {chunks}, k = k0 + {stage} * {STAGE} + c * 8; const bool there = column0 + r < {n} && k < k1; copy_16({base} + r * 128 + ((c ^ (r & 7)) << 4), b + (there ? (i64)(column0 + r) * {k} + k : 0), there); }}\n",
-                columns * chunks
-            );
+            return self.load_rows("b", &base, columns, "column0", n, stage, width);
         }
-        let chunks = columns / 8;
+        let mut there = Vec::new();
+        if !n.is_multiple_of(columns) {
+            there.push(format!("column0 + c * 8 < {n}"));
+        }
+        if self.cut.depth * self.cut.cluster != k {
+            there.push("k < k1".to_owned());
+        }
+        let there = if there.is_empty() { "true".to_owned() } else { there.join(" && ") };
+        // So many threads side by side that a thread's rows differ by multiples of 8, and so does nothing else of its addresses.
+        let side = (columns / 8).min(16);
+        let step = threads / side;
+        let (rounds, guard) = passes(width, step, &format!("r < {width}"));
         format!(
-            "    for (i32 x = TID; x < {}; x += {threads}) {{ const i32 r = x / {chunks}, c = x % {chunks}, k = k0 + {stage} * {STAGE} + r; const bool there = column0 + c * 8 < {n} && k < k1; copy_16({base} + r * {} + ((c ^ (r & 7)) << 4), b + (there ? (i64)k * {n} + column0 + c * 8 : 0), there); }}\n",
-            width * chunks,
+            "    UNROLL for (int e = 0; e < {rounds}; e++) UNROLL for (int f = 0; f < {}; f++) {{ const i32 r = TID / {side} + e * {step}, c = TID % {side} + f * {side}, k = k0 + {stage} * {STAGE} + r; const bool there = {there}; {guard}copy_16({base} + r * {} + ((c ^ (r & 7)) << 4), b + (there ? (i64)k * {n} + column0 + c * 8 : 0), there); }}\n",
+            columns / 8 / side,
             columns * 2
         )
     }
@@ -334,19 +389,21 @@ impl Text<'_> {
         let half = self.half;
         let bytes = self.cut.stage_bytes();
         let fetch = if self.across {
-            format!(
-                "const i32 r = wc + j * 16 + (lane & 7) + (lane >> 4 << 3), c = s16 * 2 + (lane >> 3 & 1); fragments(f, right + r * 128 + ((c ^ (r & 7)) << 4));"
-            )
+            "const i32 r = wc + j * 16 + (lane & 7) + (lane >> 4 << 3), c = at * 2 + (lane >> 3 & 1); fragments(fb[at & 1][j], right + r * 128 + ((c ^ (r & 7)) << 4));".to_owned()
         } else {
             format!(
-                "const i32 r = s16 * 16 + (lane & 15), c = (wc >> 3) + j * 2 + (lane >> 4); fragments_across(f, right + r * {} + ((c ^ (r & 7)) << 4));",
+                "const i32 r = at * 16 + (lane & 15), c = (wc >> 3) + j * 2 + (lane >> 4); fragments_across(fb[at & 1][j], right + r * {} + ((c ^ (r & 7)) << 4));",
                 columns * 2
             )
         };
+        let pairs = ni / 2;
+        // The fragments of the next step are under way while those of this one are multiplied.
+        let load = format!(
+            "{{ UNROLL for (int i = 0; i < {mi}; i++) {{ const i32 r = wr + i * 16 + (lane & 15), c = at * 2 + (lane >> 4); fragments(fa[at & 1][i], left + r * 128 + ((c ^ (r & 7)) << 4)); }}\n    UNROLL for (int j = 0; j < {pairs}; j++) {{ {fetch} }} }}"
+        );
         format!(
-            "    {{ const u8 *const left = arena + {slot} * {bytes}, *const right = left + {};\n    UNROLL for (int s16 = 0; s16 < {steps}; s16++) {{ u32 fa[{mi}][4];\n    UNROLL for (int i = 0; i < {mi}; i++) {{ const i32 r = wr + i * 16 + (lane & 15), c = s16 * 2 + (lane >> 4); fragments(fa[i], left + r * 128 + ((c ^ (r & 7)) << 4)); }}\n    UNROLL for (int j = 0; j < {}; j++) {{ u32 f[4]; {fetch}\n    UNROLL for (int i = 0; i < {mi}; i++) {{ mma_16x8x16({half}(), acc[i][j * 2], fa[i], f); mma_16x8x16({half}(), acc[i][j * 2 + 1], fa[i], f + 2); }} }} }} }}\n",
-            rows * 128,
-            ni / 2
+            "    {{ const u8 *const left = arena + {slot} * {bytes}, *const right = left + {}; u32 fa[2][{mi}][4], fb[2][{pairs}][4];\n    {{ const int at = 0; {load} }}\n    UNROLL for (int s16 = 0; s16 < {steps}; s16++) {{ if (s16 + 1 < {steps}) {{ const int at = s16 + 1; {load} }}\n    UNROLL for (int j = 0; j < {pairs}; j++) UNROLL for (int i = 0; i < {mi}; i++) {{ mma_16x8x16({half}(), acc[i][j * 2], fa[s16 & 1][i], fb[s16 & 1][j]); mma_16x8x16({half}(), acc[i][j * 2 + 1], fa[s16 & 1][i], fb[s16 & 1][j] + 2); }} }} }}\n",
+            rows * 128
         )
     }
 
@@ -416,16 +473,26 @@ impl Text<'_> {
         )
     }
 
-    /// Statements that add up `wide` sums from offset `at` of all blocks of the cluster into `s`.
-    fn gather(&self, wide: usize) -> String {
-        let cluster = self.cut.cluster;
-        let mut text = format!("float s[{wide}]; UNROLL for (int z = 0; z < {wide}; z++) s[z] = 0;\n");
-        let _ = writeln!(
-            text,
-            "    UNROLL for (int from = 0; from < {cluster}; from++) UNROLL for (int z = 0; z < {wide}; z += 4) {{ float t[4]; {} UNROLL for (int w = 0; w < 4; w++) s[z + w] += t[w]; }}",
-            if cluster > 1 { "remote_16(t, sums + at + z, from);" } else { "local_16(t, sums + at + z);" }
-        );
-        text
+    /// Statements that load what all groups and blocks have of `wide` sums from offset `at` on into `part`, all before the first is used; and that add
+    /// them up into `s`, in order.
+    fn gather(&self, wide: usize, part: &str) -> (String, String) {
+        let (cluster, groups, bytes) = (self.cut.cluster, self.cut.groups, self.cut.rows * self.cut.pitch());
+        let parts = cluster * groups;
+        let fetch = if cluster > 1 { "remote_16" } else { "local_16" };
+        let from = if cluster > 1 { format!(", p / {groups}") } else { String::new() };
+        (
+            format!(
+                "UNROLL for (int p = 0; p < {parts}; p++) UNROLL for (int z = 0; z < {wide}; z += 4) {fetch}({part}[p] + z, sums + p % {groups} * {bytes} + at + z{from});"
+            ),
+            format!(
+                "float s[{wide}]; UNROLL for (int z = 0; z < {wide}; z++) {{ s[z] = {part}[0][z]; UNROLL for (int p = 1; p < {parts}; p++) s[z] += {part}[p][z]; }}"
+            ),
+        )
+    }
+
+    /// Partial sums of one place.
+    fn parts(&self) -> usize {
+        self.cut.cluster * self.cut.groups
     }
 
     /// Statements that finish `v` (a float): scale, `bias`, `residual`, activation and the expression that follows.
@@ -467,11 +534,12 @@ impl Text<'_> {
         let (groups, each) = self.groups();
         let (share, pitch, half) = (self.share(), self.cut.pitch(), self.half);
         let (m, n) = (self.m, self.n);
+        let (load, add) = self.gather(8, "part");
         let _ = writeln!(
             body,
-            "    UNROLL for (int q = 0; q < {each}; q++) {{ const i32 x = TID + q * {}, lr = x / {groups}, c = x % {groups} * 8; const i32 at = (rank * {share} + lr) * {pitch} + c, r = row0 + rank * {share} + lr;\n    if (lr < {share} && r < {m} && column0 + c < {n}) {{ {}",
+            "    UNROLL for (int q = 0; q < {each}; q++) {{ const i32 x = TID + q * {}, lr = x / {groups}, c = x % {groups} * 8; const i32 at = (rank * {share} + lr) * {pitch} + c, r = row0 + rank * {share} + lr;\n    if (lr < {share} && r < {m} && column0 + c < {n}) {{ float part[{}][8]; {load}\n    {add}",
             self.cut.threads(),
-            self.gather(8)
+            self.parts()
         );
         let part = |name: &str| {
             format!("(z & 1 ? high_of({half}(), {name}[q][z >> 1]) : low_of({half}(), {name}[q][z >> 1]))")
@@ -493,6 +561,7 @@ impl Text<'_> {
         let (share, pitch, half, quads) = (self.share(), self.cut.pitch(), self.half, self.quads());
         let (m, n, warps) = (self.m, self.n, self.cut.warps.1);
         let each = share.div_ceil(warps);
+        let (load, add) = self.gather(4, "part[q]");
         let sum = |name: &str| {
             format!(
                 "    UNROLL for (int o = 16; o > 0; o >>= 1) {{ const float t = shuffle_xor({name}, o); {name} = (TID & o) ? t + {name} : {name} + t; }}\n"
@@ -507,8 +576,8 @@ impl Text<'_> {
         );
         let _ = writeln!(
             body,
-            "    UNROLL for (int q = 0; q < {quads}; q++) {{ const i32 c = q * 128 + lane * 4, at = (rank * {share} + lr) * {pitch} + c; {}    UNROLL for (int z = 0; z < 4; z++) {{ float v = s[z]; {}v_[q][z] = c < {n} ? as_{half}(v) : 0.0f; total += v_[q][z]; }} }}",
-            self.gather(4),
+            "    float part[{quads}][{}][4];\n    UNROLL for (int q = 0; q < {quads}; q++) {{ const i32 at = (rank * {share} + lr) * {pitch} + q * 128 + lane * 4; {load} }}\n    UNROLL for (int q = 0; q < {quads}; q++) {{ const i32 c = q * 128 + lane * 4; {add}    UNROLL for (int z = 0; z < 4; z++) {{ float v = s[z]; {}v_[q][z] = c < {n} ? as_{half}(v) : 0.0f; total += v_[q][z]; }} }}",
+            self.parts(),
             self.finished(&part("vb[q]"), &part("vr[e][q]"))
         );
         if norm.rms {

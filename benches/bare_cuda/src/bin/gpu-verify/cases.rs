@@ -6,8 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use streampool::graph::{InputSpec, tensor_from_proto};
-use streampool::{DType, Device, HostTensor, Input, Model, Result, Tensor};
+use streampool::graph::{InputSpec, InterfaceInfo};
+use streampool::{DType, Device, Error, HostTensor, Input, Model, Result, Tensor};
+use streampool_npz::Limits;
 
 /// Cases that run at once: most of a case's time is the compiler's.
 const THREADS: usize = 16;
@@ -15,12 +16,11 @@ const THREADS: usize = 16;
 /// After so long the rest is left out, and said so.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-fn tensors(folder: &Path, kind: &str) -> Result<Vec<HostTensor>> {
-    let mut out = Vec::new();
-    while let Ok(bytes) = std::fs::read(folder.join(format!("{kind}_{}.pb", out.len()))) {
-        out.push(tensor_from_proto(bytes)?.1);
-    }
-    Ok(out)
+/// The arrays of these names of the inputs (`in`) or outputs (`out`) of a case's first data set.
+fn tensors(folder: &Path, kind: &str, names: &[InterfaceInfo]) -> Result<Vec<HostTensor>> {
+    let arrays = streampool_npz::read(folder.join(format!("0.{kind}.npz")), Limits::default())?;
+    let missing = |name: &str| Error::invalid_argument(format!("the case has no array '{name}'"));
+    names.iter().map(|i| arrays.get(&i.name).cloned().ok_or_else(|| missing(&i.name))).collect()
 }
 
 fn close(got: &HostTensor, want: &HostTensor, rtol: f64, atol: f64) -> bool {
@@ -39,7 +39,9 @@ fn close(got: &HostTensor, want: &HostTensor, rtol: f64, atol: f64) -> bool {
 /// How the case ends on a device: `None` is passed, else why not.
 fn run(device: &Device, model: &[u8], data: &Path, rtol: f64, atol: f64) -> Result<Option<String>> {
     let model = Model::from_bytes(device, model.to_vec())?;
-    let (inputs, expected) = (tensors(data, "input")?, tensors(data, "output")?);
+    let graph = model.graph();
+    let inputs = tensors(data, "in", graph.inputs())?;
+    let expected = tensors(data, "out", graph.outputs())?;
     let given: Vec<Input<'_>> = inputs.iter().map(Input::from).collect();
     let got =
         model.run_ordered(&given)?.into_vec().iter().map(Tensor::to_host).collect::<Result<Vec<_>>>()?;
@@ -52,7 +54,7 @@ fn run(device: &Device, model: &[u8], data: &Path, rtol: f64, atol: f64) -> Resu
 fn on_host(device: &Device, model: &[u8], data: &Path) -> bool {
     let lines = || -> Result<Vec<String>> {
         let model = Model::from_bytes(device, model.to_vec())?;
-        let specs: Vec<_> = tensors(data, "input")?
+        let specs: Vec<_> = tensors(data, "in", model.graph().inputs())?
             .iter()
             .map(|t| InputSpec::new(t.ty().clone()).with_value(t.bytes().to_vec().into()))
             .collect();
@@ -61,8 +63,12 @@ fn on_host(device: &Device, model: &[u8], data: &Path) -> bool {
     lines().is_ok_and(|lines| lines.iter().any(|l| l.contains("on the CPU")))
 }
 
-/// Every case of the folder that the CPU passes.
+/// Every case of the folder that the CPU passes, on the GPU.
 pub(crate) fn all(folder: &Path) -> Result<String, String> {
+    on(folder, "cuda")
+}
+
+fn on(folder: &Path, device: &str) -> Result<String, String> {
     let folder = folder.join("onnx-cases");
     let text = std::fs::read_to_string(folder.join("cases.json"))
         .map_err(|e| format!("not run: onnx-cases: {e}"))?;
@@ -76,7 +82,8 @@ pub(crate) fn all(folder: &Path) -> Result<String, String> {
         .filter(|c| flag(c, "in_scope") && flag(c, "storable") && !flag(c, "random"))
         .step_by(every.max(1))
         .collect();
-    let (cpu, gpu) = (Device::cpu().map_err(|e| e.to_string())?, Device::cuda(0).map_err(|e| e.to_string())?);
+    let (cpu, gpu) =
+        (Device::cpu().map_err(|e| e.to_string())?, Device::open(device).map_err(|e| e.to_string())?);
     let (next, start) = (AtomicUsize::new(0), Instant::now());
     // Failed cases, and how many passed by kernels alone, with the CPU's help, and were left out as the CPU does not pass them either.
     let found = Mutex::new((Vec::<String>::new(), 0, 0, 0));
@@ -86,7 +93,7 @@ pub(crate) fn all(folder: &Path) -> Result<String, String> {
                 while start.elapsed() < PATIENCE {
                     let Some(case) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
                     let name = case["name"].as_str().unwrap_or_default();
-                    let data = folder.join(name).join("test_data_set_0");
+                    let data = folder.join(name);
                     let Ok(model) = std::fs::read(folder.join(name).join("model.onnx")) else { continue };
                     let tolerances =
                         (case["rtol"].as_f64().unwrap_or(1e-3), case["atol"].as_f64().unwrap_or(1e-7));
@@ -115,4 +122,18 @@ pub(crate) fn all(folder: &Path) -> Result<String, String> {
         start.elapsed()
     );
     if failed.is_empty() && kernels > 0 { Ok(text) } else { Err(format!("{text}\n{}", failed.join("\n"))) }
+}
+
+#[cfg(test)]
+mod tests {
+    /// What judges the GPU, tried on a device that is everywhere: runs where the cases are.
+    #[test]
+    fn the_simulated_device_passes_what_the_cpu_passes() {
+        let Some(folder) = std::env::var_os("GPU_VERIFY_CASES") else {
+            println!("not run: GPU_VERIFY_CASES names no folder with onnx-cases/cases.json");
+            return;
+        };
+        let said = super::on(std::path::Path::new(&folder), "sim").expect("no case differs");
+        assert!(said.contains(" 0 fail; ") && !said.starts_with("0 cases"), "{said}");
+    }
 }
