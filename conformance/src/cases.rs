@@ -75,6 +75,49 @@ impl Cases {
         self.products();
         self.attention();
         self.random_numbers();
+        self.resizes();
+    }
+
+    fn resizes(&mut self) {
+        use CoordinateMode::*;
+        let linear = ResizeMode::Linear { antialias: false };
+        let cubic =
+            |exclude_outside| ResizeMode::Cubic { a: F32::new(-0.75), exclude_outside, antialias: false };
+        let crop = TfCropAndResize { extrapolation: F32::new(7.0) };
+        let modes = [
+            (HalfPixel, linear),
+            (HalfPixelSymmetric, linear),
+            (PytorchHalfPixel, cubic(false)),
+            (AlignCorners, linear),
+            (Asymmetric, ResizeMode::Nearest(NearestMode::Floor)),
+            (HalfPixel, ResizeMode::Nearest(NearestMode::RoundPreferFloor)),
+            (AlignCorners, ResizeMode::Nearest(NearestMode::RoundPreferCeil)),
+            (Asymmetric, ResizeMode::Nearest(NearestMode::Ceil)),
+            (HalfPixel, cubic(true)),
+            (crop, linear),
+            (crop, ResizeMode::Nearest(NearestMode::RoundPreferFloor)),
+        ];
+        for (which, (coordinates, mode)) in modes.into_iter().enumerate() {
+            for (from, to) in
+                [(&[2usize, 3, 5, 4][..], &[2usize, 3, 9, 3][..]), (&[7], &[4]), (&[1, 2], &[1, 1])]
+            {
+                let dtype = [DType::F32, DType::F16, DType::U8, DType::I32, DType::BF16][which % 5];
+                let roi = if coordinates == crop {
+                    from.iter().map(|_| (F32::new(-0.1), F32::new(0.9))).collect()
+                } else {
+                    Vec::new()
+                };
+                let op = Op::Resize(Resize {
+                    sizes: to.to_vec(),
+                    scales: from.iter().zip(to).map(|(&f, &t)| F32::new(t as f32 / f as f32)).collect(),
+                    coordinates,
+                    mode,
+                    roi,
+                });
+                let data = vec![self.tensor(dtype, from, 0.0, 100.0)];
+                self.add(&format!("{coordinates:?} {mode:?} to {to:?}"), op, data, tolerance(dtype));
+            }
+        }
     }
 
     fn random_numbers(&mut self) {

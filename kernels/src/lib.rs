@@ -18,6 +18,7 @@ mod normalize;
 mod product;
 mod random;
 mod reduce;
+mod resize;
 mod sort;
 mod window;
 
@@ -256,6 +257,7 @@ pub fn lower(op: &Op, inputs: &[Operand], outputs: &[Operand]) -> Option<Vec<Ker
         Op::MatMulInteger(o) => Some(matmul::integer(o, inputs, &outputs[0])),
         Op::Attention(o) => Some(attention::lower(o, inputs, &outputs[0])),
         Op::Random(o) => Some(random::random(o, &outputs[0])),
-        Op::Resize(_) | Op::Unique(_) | Op::Recurrent(_) | Op::Linalg(_) => None,
+        Op::Resize(o) => resize::resize(o, &inputs[0], &outputs[0]),
+        Op::Unique(_) | Op::Recurrent(_) | Op::Linalg(_) => None,
     }
 }
