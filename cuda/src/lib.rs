@@ -13,6 +13,7 @@ mod compiler;
 mod constants;
 mod context;
 mod driver;
+mod events;
 mod gemm;
 mod graph;
 mod host_step;

@@ -10,6 +10,7 @@ use streampool::{DType, Device, Error, HostTensor, Model, Result, Tensor, Tensor
 use streampool_conformance::{CHECKS, Cases};
 use streampool_core::driver::Driver;
 use streampool_cpu::{CpuConfig, CpuDriver};
+use streampool_cuda::{CudaConfig, CudaDriver};
 
 use crate::compare::{compare, normal, sentence};
 use crate::report::Report;
@@ -18,7 +19,9 @@ use crate::{driver, panic_text};
 
 /// Everything that is checked in this process.
 pub(crate) fn all(report: &mut Report, folder: &Path) {
-    report.run("conformance", conformance);
+    report.run("conformance", || conformance(CudaConfig::default()));
+    // As on devices whose streams cannot wait for words.
+    report.run("conformance by events", || conformance(CudaConfig { events: true, ..CudaConfig::default() }));
     report.run("operations", || operations());
     report.run("digits", || digits(folder));
     report.run("MLPs", || mlps());
@@ -29,10 +32,12 @@ pub(crate) fn all(report: &mut Report, folder: &Path) {
 }
 
 /// What every driver must keep to.
-fn conformance() -> Result<String, String> {
+fn conformance(config: CudaConfig) -> Result<String, String> {
     let mut broken = Vec::new();
     for (name, check) in CHECKS {
-        let result = catch_unwind(AssertUnwindSafe(|| check(driver().expect("the GPU opens"))));
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            check(Arc::new(CudaDriver::new(config.clone()).expect("the GPU opens")))
+        }));
         if let Err(panic) = result {
             broken.push(format!("{name}: {}", panic_text(&*panic)));
         }
