@@ -130,6 +130,7 @@ impl DeviceBuilder {
                 tf32: self.tf32,
                 strict: self.strict,
                 cache_folder: self.kernel_cache,
+                ..CudaConfig::default()
             })?),
             (None, other) => {
                 return Err(Error::unsupported(format!(
