@@ -14,6 +14,7 @@ use streampool_core::{Error, Result};
 use streampool_kernels::{Dialect, Kernel, prelude};
 
 use crate::context::Context;
+use crate::leaving;
 use crate::library::check;
 
 /// Bytes of machine code that are kept though no program uses them.
@@ -176,7 +177,7 @@ impl Compiler {
         if let Some(found) = path.as_ref().and_then(|p| std::fs::read(p).ok()) {
             return Ok(found);
         }
-        let image = self.compile(&text)?;
+        let image = leaving::counted(|| self.compile(&text))?;
         if let (Some(path), Some(folder)) = (&path, &self.folder) {
             // A cache that cannot be written is no cache; the program runs all the same. Renamed into place, so that readers see whole files.
             let part = path.with_extension(format!("{}.part", std::process::id()));

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use cudarc::driver::sys::{self, CUcontext, CUdevice, CUdevice_attribute, CUevent};
 use streampool_core::{Error, Result};
 
+use crate::leaving;
 use crate::library::{check, has_capability, has_ordinal, start};
 
 /// The primary context of a GPU: the one that other libraries of the process (PyTorch, CuPy) use too, so that memory can be shared.
@@ -66,6 +67,7 @@ impl Context {
         has_capability(ordinal, capability)?;
         let waits = attribute(A::CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS)? != 0;
         let processors = attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        leaving::prepare();
         // SAFETY: the driver ended the name with a zero.
         let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned();
         Ok(Self {
@@ -88,6 +90,7 @@ impl Context {
 
     /// Makes this context the calling thread's. Cheap; done before every use, as other libraries may have changed it.
     pub(crate) fn enter(&self) -> Result<()> {
+        leaving::check()?;
         if let Some(lost) = self.lost.get() {
             return Err(lost.clone());
         }

@@ -17,6 +17,7 @@ mod events;
 mod gemm;
 mod graph;
 mod host_step;
+mod leaving;
 mod library;
 mod memory;
 mod program;

@@ -1,5 +1,7 @@
 //! The libraries that are loaded at run time, and their errors.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use cudarc::driver::sys::{self, CUresult};
 use streampool_core::{Error, Result};
 
@@ -84,14 +86,29 @@ pub(crate) fn has_capability(ordinal: usize, (major, minor): (i32, i32)) -> Resu
     )))
 }
 
+/// Whether process `own` may use a driver that process `by` started (0: nobody did yet).
+fn started_here(by: u32, own: u32) -> Result<()> {
+    if by == 0 || by == own {
+        return Ok(());
+    }
+    Err(Error::forked(
+        "cuda: this process was forked from one that had started the driver, which does not work in forked processes; use the 'spawn' or \
+         'forkserver' start method, or fork before a GPU is opened",
+    ))
+}
+
 /// Checks that the driver's library and the two libraries that programs need can be loaded, and starts the driver.
 ///
 /// # Errors
 /// `is_unsupported` naming what is missing and how to get it.
 pub(crate) fn start() -> Result<()> {
+    // The driver does not survive a fork: the child has its handles and none of its threads.
+    static STARTED_BY: AtomicU32 = AtomicU32::new(0);
+    started_here(STARTED_BY.load(Ordering::Acquire), std::process::id())?;
     Found::here().check()?;
     // SAFETY: may be called any number of times, by any thread.
     check("starting the driver", unsafe { sys::cuInit(0) })?;
+    STARTED_BY.store(std::process::id(), Ordering::Release);
     let mut version = 0;
     // SAFETY: writes one integer.
     check("asking for the driver's version", unsafe { sys::cuDriverGetVersion(&mut version) })?;
@@ -187,6 +204,13 @@ mod tests {
             assert!(error.is_unsupported(), "{error:?}");
             assert!(parts.iter().all(|p| error.to_string().contains(p)), "{error}");
         }
+    }
+
+    #[test]
+    fn a_forked_child_is_refused_as_such() {
+        assert!(started_here(0, 5).is_ok() && started_here(5, 5).is_ok());
+        let error = started_here(5, 6).expect_err("another process");
+        assert!(error.is_forked() && error.to_string().contains("spawn"), "{error:?}");
     }
 
     #[test]

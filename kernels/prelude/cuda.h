@@ -106,15 +106,12 @@ FN void local_16(float *v, const float *p) {
     v[0] = x.x, v[1] = x.y, v[2] = x.z, v[3] = x.w;
 }
 #if __CUDA_ARCH__ >= 900
-// All threads of a cluster meet; what they wrote to shared memory before is seen after `CLUSTER_BARRIER`, as each block's barrier comes first. Releasing at
-// the scope of the cluster would make all threads wait for global memory too.
+// All threads of a cluster meet: with what they wrote to shared memory seen by all, and without, which does not wait for memory. (A block's own barrier
+// does not stand in for the release: what is on its way to shared memory then may be overtaken by another block's read.)
+#define CLUSTER_BARRIER()                                                                                    \
+    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory")
 #define CLUSTER_MEETING()                                                                                    \
     asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory")
-#define CLUSTER_BARRIER()                                                                                    \
-    do {                                                                                                     \
-        __syncthreads();                                                                                     \
-        CLUSTER_MEETING();                                                                                   \
-    } while (0)
 FN void remote_16(float *v, const float *p, int rank) {
     u32 at;
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_address(p)), "r"(rank));

@@ -253,6 +253,7 @@ static void copies_wait(u64 left) {
 }
 #define COPIES_COMMIT() (the_block->fibres[the_block->current].groups++)
 #define COPIES_WAIT(n) copies_wait(n)
+#define LATER_WORK_MAY_BEGIN()
 // Four 8x8 matrices, of whose rows each lane names one; as they are, and transposed.
 static void matrices(u32 *r, const u8 *row, bool across) {
     static thread_local const u8 *rows[128][32];

@@ -197,6 +197,7 @@ fn tensor_cores(op: &Attention, inputs: &[Operand], output: &Operand, z: &Sizes)
         || d > 128
         || e > 128
         || t == 0
+        || !output.layout.offset.is_multiple_of(2)
         || !even(0)
         || !even(1)
     {
@@ -370,12 +371,18 @@ fn tensor_cores(op: &Attention, inputs: &[Operand], output: &Operand, z: &Sizes)
     } else {
         format!("(((u64)batch * {}u + (u64)head) * {}u + (u64)row) * {e}u", z.h, z.s)
     };
+    // Once for each row and warp: what the warp's sums count.
     let _ = writeln!(
         text,
-        "    for (int x = TID; x < {}; x += {threads}) {{ const int r = x / {e}, column = x % {e}; const {s} row = tile + r; if (row >= {}) break; float top = tops[0][r]; UNROLL for (int w = 1; w < {warps}; w++) top = f_max(top, tops[w][r]); const float from = top == -{infinity} ? 0.0f : top; float sum = 0, total = 0; UNROLL for (int w = 0; w < {warps}; w++) {{ const float by = m_exp(tops[w][r] - from); total += totals[w][r] * by; sum += accs[w][r][column] * by; }} const u64 to = {to} + (u32)column; {} }}",
-        16 * e,
+        "    SHARED float counts[{warps}][16];\n    if (TID < {}) {{ const int r = TID & 15, w = TID >> 4; float top = tops[0][r]; UNROLL for (int o = 1; o < {warps}; o++) top = f_max(top, tops[o][r]); const float from = top == -{infinity} ? 0.0f : top; float total = 0; UNROLL for (int o = 0; o < {warps}; o++) total += totals[o][r] * m_exp(tops[o][r] - from); counts[w][r] = total == 0.0f ? 0.0f : m_exp(tops[w][r] - from) / total; }}\n    BARRIER();",
+        16 * warps
+    );
+    let _ = writeln!(
+        text,
+        "    for (int x = TID; x < {}; x += {threads}) {{ const int r = x / {half_e}, column = x % {half_e} * 2; const {s} row = tile + r; if (row >= {}) break; float low = 0, high = 0; UNROLL for (int w = 0; w < {warps}; w++) {{ low += accs[w][r][column] * counts[w][r]; high += accs[w][r][column + 1] * counts[w][r]; }} const u64 to = {to} + (u32)column; *(GLOBAL u32 *)(y + to) = pair_of({half}(), low, high); }}",
+        8 * e,
         z.s,
-        store(dtype, "y", "to", "total == 0.0f ? 0.0f : sum / total")
+        half_e = e / 2
     );
     let mut what = format!("fused attention, tensor cores, {warps} warps for 16 queries");
     let mut shared = 0;

@@ -175,8 +175,10 @@ impl Kernel {
                     let constant = if written(p) { "" } else { "const " };
                     format!("{constant}{} *{restrict}{}", p.ctype, p.name)
                 });
+                // Where weights are read early, blocks that wait for earlier work hold much shared memory: they say themselves when the next may come.
+                let begin = if self.early.is_empty() { "    LATER_WORK_MAY_BEGIN();\n" } else { "" };
                 format!(
-                    "extern \"C\" __global__ void __launch_bounds__({}) {name}({}) {{\n    LATER_WORK_MAY_BEGIN();\n{early}    AFTER_EARLIER_WORK();\n{body}}}\n",
+                    "extern \"C\" __global__ void __launch_bounds__({}) {name}({}) {{\n{begin}{early}    AFTER_EARLIER_WORK();\n{body}}}\n",
                     self.threads,
                     params.join(", ")
                 )

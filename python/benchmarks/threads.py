@@ -27,6 +27,7 @@ import streampool as sp
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
+
 def workloads(models: pathlib.Path, wanted: list[str]):
     """Name, file and inputs of each wanted workload that is there."""
     rng = np.random.default_rng()
@@ -159,7 +160,11 @@ def main() -> None:
     threads = tuple(int(n) for n in options.threads.split(","))
     wanted = [w for w in options.only.split(",") if w]
     results: dict = {}
-    print(f"{'calls/s':10} {'engine':12}" + "".join(f"{n:>10} t" for n in threads) + f"   {threads[-1]} t / {threads[0]} t")
+    print(
+        f"{'calls/s':10} {'engine':12}"
+        + "".join(f"{n:>10} t" for n in threads)
+        + f"   {threads[-1]} t / {threads[0]} t"
+    )
     micro = None
     for name, file, inputs in workloads(options.models, wanted):
         if name == "W2":

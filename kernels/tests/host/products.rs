@@ -204,6 +204,8 @@ fn fused_products_agree_with_the_steps_that_they_replace() {
         Wish { m: 40, n: 384, k: 384, bias: true, residual: true, norm: Some(false), ..Wish::default() },
         Wish { m: 16, n: 384, k: 1536, bias: true, residual: true, norm: Some(false), ..Wish::default() },
         // Edges: rows, columns and inner lengths that no tile divides.
+        Wish { m: 70, n: 384, k: 384, bias: true, siblings: 3, ..Wish::default() },
+        Wish { m: 130, n: 136, k: 192, across: true, residual: true, gelu: true, ..Wish::default() },
         Wish { m: 5, n: 8, k: 8, ..Wish::default() },
         Wish { m: 50, n: 72, k: 200, dtype: bf16, bias: true, residual: true, ..Wish::default() },
         Wish { m: 17, n: 136, k: 40, across: true, activation: Some(Activation::Relu), ..Wish::default() },

@@ -156,6 +156,8 @@ fn request(bytes: &[u8], free: usize) -> Result<Vec<HostTensor>> {
                 .enumerate()
                 .map(|(axis, dim)| match dim {
                     Dim::Fixed(n) => *n,
+                    // One name may stand for all axes of an image, which then are of one length.
+                    Dim::Symbol(name) if name == "?" => 64,
                     _ if axis == 0 => free,
                     // Of images, height and width.
                     _ if axis == 2 => 48,
