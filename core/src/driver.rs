@@ -209,3 +209,24 @@ pub trait Driver: Send + Sync + 'static {
     /// Bytes of frozen constants (weights) that live on the device now.
     fn frozen_bytes(&self) -> usize;
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_begins_where_it_is_asked_to_and_leaves_nothing() {
+        let segment = Segment::new(4096, 512, Box::new(()));
+        let slice = Slice::of_segment(&segment, 128, 256);
+        assert_eq!((slice.address(), slice.bytes()), (4096 + 128, 256));
+        let part = slice.part(64, 192);
+        assert_eq!((part.address(), part.bytes()), (4096 + 128 + 64, 192));
+        for (offset, bytes) in [(0, 257), (64, 193), (usize::MAX, 2)] {
+            assert!(std::panic::catch_unwind(|| slice.part(offset, bytes)).is_err(), "{offset} and {bytes}");
+        }
+        for (offset, bytes) in [(0, 513), (512, 1), (usize::MAX, 2)] {
+            let beyond = std::panic::AssertUnwindSafe(|| Slice::of_segment(&segment, offset, bytes));
+            assert!(std::panic::catch_unwind(beyond).is_err(), "{offset} and {bytes}");
+        }
+    }
+}

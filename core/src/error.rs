@@ -153,5 +153,6 @@ mod tests {
     fn source_is_kept() {
         let e = Error::io("cannot read 'x'").caused_by(std::io::Error::other("disk"));
         assert_eq!(std::error::Error::source(&e).unwrap().to_string(), "disk");
+        assert_eq!(format!("{e:?}"), "Io: cannot read 'x' (caused by: disk)");
     }
 }

@@ -166,6 +166,12 @@ fn pruning_changes_no_answer_but_drops_what_is_done() {
                 }
                 assert_eq!(hazards.is_reusable_on(stream, &done), pruned.is_reusable_on(stream, &done));
             }
+            // A read that is done came after the write.
+            let read_since = hazards.recorded().any(|(access, t)| access == Access::Read && done.covers(t));
+            let kept = hazards
+                .recorded()
+                .filter(|(access, t)| !done.covers(*t) && (!read_since || *access == Access::Read));
+            assert_eq!(pruned.recorded().collect::<Vec<_>>(), kept.collect::<Vec<_>>());
         }
     });
 }
@@ -175,6 +181,7 @@ fn a_frozen_buffer_is_read_freely_and_never_written() {
     let mut hazards = Hazards::new();
     let write = Ticket { stream: StreamId(1), number: 4 };
     hazards.record(Access::Write, write);
+    assert_eq!(hazards.recorded().collect::<Vec<_>>(), [(Access::Write, write)]);
     let mut done = VectorClock::new();
     assert_eq!(hazards.freeze(&done).unwrap_err().as_slice(), [write]);
     assert!(!hazards.is_reusable_on(StreamId(0), &done), "a refused freeze changes nothing");
@@ -195,6 +202,10 @@ fn of_two_tickets_of_a_stream_the_newer_is_waited_for() {
     for (stream, number) in [(0, 2), (1, 1), (0, 5), (0, 3)] {
         waits.insert(Ticket { stream: StreamId(stream), number });
     }
+    assert!(!waits.is_empty());
+    let mut none = waits.clone();
+    none.clear();
+    assert!(none.is_empty());
     let numbers: Vec<_> = waits.into_iter().map(|t| (t.stream.0, t.number)).collect();
     assert_eq!(numbers, [(0, 5), (1, 1)]);
 }

@@ -6,7 +6,7 @@ use pyo3::types::{PyBool, PyFloat, PyInt, PyTuple};
 use smallvec::SmallVec;
 use streampool::{DType, Device, Number, Tensor};
 
-use crate::errors::invalid;
+use crate::errors::{invalid, invalid_because};
 use crate::numpy_array;
 use crate::tensor::PyTensor;
 
@@ -129,7 +129,7 @@ pub(crate) fn copy_of(ob: &Bound<'_, PyAny>, dtype: Option<DType>, device: &Devi
         ob.hasattr("__array_interface__")? || ob.hasattr("__array__")? || ob.hasattr("dtype")?;
     let array = numpy_array::module(py)?
         .call_method1("asarray", (ob,))
-        .map_err(|e| invalid(format!("tensor: these values make no array: {e}")))?;
+        .map_err(|e| invalid_because(py, "tensor: these values make no array", e))?;
     let array = array.cast::<PyUntypedArray>()?;
     let tensor = numpy_array::copy_to_tensor(array, device)?;
     // Python's floats become float32, as in PyTorch; arrays keep their dtype.

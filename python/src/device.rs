@@ -260,7 +260,10 @@ impl PyDevice {
     }
 
     /// Changes the most bytes that may be taken from the device.
-    fn set_memory_limit(&self, py: Python<'_>, bytes: usize) -> PyResult<()> {
+    fn set_memory_limit(&self, py: Python<'_>, bytes: i128) -> PyResult<()> {
+        let bytes = usize::try_from(bytes).map_err(|_| {
+            invalid(format!("a limit of {bytes} bytes: give a number from 0 to {}", usize::MAX))
+        })?;
         released(py, || self.inner.check().map(|()| self.inner.set_memory_limit(bytes)))
     }
 

@@ -37,6 +37,17 @@ pub(crate) fn invalid(message: impl Into<String>) -> PyErr {
     raise("invalid_argument", message.into())
 }
 
+/// As [`invalid`] where the caller's own code raised: with that as its cause. What is no `Exception` (Ctrl-C, `SystemExit`) stays what it is.
+#[cold]
+pub(crate) fn invalid_because(py: Python<'_>, what: &str, cause: PyErr) -> PyErr {
+    if !cause.is_instance_of::<pyo3::exceptions::PyException>(py) {
+        return cause;
+    }
+    let error = invalid(format!("{what}: {cause}"));
+    error.set_cause(py, Some(cause));
+    error
+}
+
 /// `streampool.OutOfRange`: an index that is not there, which also is an `IndexError`, so that Python's own protocols stop at it.
 #[cold]
 pub(crate) fn out_of_range(message: impl Into<String>) -> PyErr {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use numpy::PyUntypedArray;
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 use smallvec::SmallVec;
@@ -19,7 +20,7 @@ use streampool::{DType, Device, Input, Model, Shape, Tensor, TensorType};
 
 use crate::device::PyDevice;
 use crate::dtype;
-use crate::errors::{OrRaise, invalid};
+use crate::errors::{OrRaise, invalid, invalid_because};
 use crate::lock::released;
 use crate::numpy_array::{self, ArrayView};
 use crate::tensor::PyTensor;
@@ -73,7 +74,7 @@ impl<'py> Given<'py> {
     fn other(ob: &Bound<'py, PyAny>) -> PyResult<Self> {
         let array = numpy_array::module(ob.py())?
             .call_method1("ascontiguousarray", (ob,))
-            .map_err(|e| invalid(format!("an input makes no array: {e}")))?;
+            .map_err(|e| invalid_because(ob.py(), "an input makes no array", e))?;
         Ok(Given::Array(array.cast_into()?))
     }
 
@@ -114,8 +115,11 @@ impl PyModel {
             let bytes = bytes.as_bytes().to_vec();
             released(py, || Model::from_bytes(device, bytes))?
         } else {
-            let path = source.extract::<std::path::PathBuf>().map_err(|_| {
-                pyo3::exceptions::PyTypeError::new_err("a model is a path of an ONNX file, or its bytes")
+            let path = source.extract::<std::path::PathBuf>().map_err(|e| {
+                match e.is_instance_of::<PyTypeError>(py) {
+                    true => PyTypeError::new_err("a model is a path of an ONNX file, or its bytes"),
+                    false => e,
+                }
             })?;
             released(py, || Model::load(device, path))?
         };
@@ -279,9 +283,10 @@ impl PyModel {
             Ok(dict) => self.by_name(dict)?,
             Err(_) => {
                 let dict = PyDict::new(py);
-                dict.call_method1("update", (inputs,)).map_err(|_| {
-                    pyo3::exceptions::PyTypeError::new_err("run: needs a dict of inputs by name")
-                })?;
+                if !inputs.hasattr("keys")? {
+                    return Err(PyTypeError::new_err("run: needs a dict of inputs by name"));
+                }
+                dict.call_method1("update", (inputs,))?;
                 self.by_name(&dict)?
             }
         };

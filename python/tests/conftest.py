@@ -1,16 +1,14 @@
 """What all tests share: a device of each kind, a watchdog, and a model."""
 
 import faulthandler
-import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import streampool as sp
+from places import DIGITS, ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-DIGITS = ROOT / "models" / "digits"
 # A test that takes longer hangs.
 WATCHDOG_S = 120
 

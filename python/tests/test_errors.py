@@ -5,6 +5,7 @@ import gc
 import numpy as np
 import pytest
 import streampool as sp
+from places import DIGITS
 from streampool import nn
 
 BAD = {
@@ -23,6 +24,11 @@ BAD = {
     "no such dtype": (sp.InvalidArgument, lambda: sp.zeros(2, dtype="float17")),
     "no such device": (sp.Unsupported, lambda: sp.zeros(2, device="tpu")),
     "a device that is a number": (sp.InvalidArgument, lambda: sp.zeros(2, device=3)),
+    "an infinite size": (sp.InvalidArgument, lambda: sp.zeros(float("inf"))),
+    "a reshape to NaN": (sp.InvalidArgument, lambda: sp.ones(4).reshape(float("nan"))),
+    "a NaN wait": (sp.InvalidArgument, lambda: sp.Device("cpu", wait_timeout=float("nan"))),
+    "a negative limit": (sp.InvalidArgument, lambda: sp.set_memory_limit(-1)),
+    "a negative timeout": (sp.InvalidArgument, lambda: sp.synchronize(timeout=-1)),
     "a pool of 0": (sp.InvalidArgument, lambda: sp.Device("cpu", streams=0)),
     "no such policy": (sp.InvalidArgument, lambda: sp.Device("cpu", policy="hope")),
     "sim's settings": (sp.InvalidArgument, lambda: sp.Device("cpu", seed=3)),
@@ -67,11 +73,84 @@ def test_bad_input_is_a_typed_error(name):
         lambda: sp.mm(sp.ones(1, 1), None),
         lambda: len(sp.tensor(1)),
         lambda: sp.load(3),
+        lambda: sp.load(DIGITS / "digits.onnx").run(3),
+        lambda: sp.Device("cpu", streams=float("nan")),
     ],
 )
 def test_wrong_kinds_of_objects_are_type_errors(call):
     with pytest.raises(TypeError):
         call()
+
+
+class Raising:
+    """Everything that the package may ask an object for raises."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def fail(self, *_, **__):
+        raise self.error
+
+    __array__ = __dlpack__ = __fspath__ = __index__ = __len__ = __iter__ = __getitem__ = keys = fail
+
+    def __dlpack_device__(self):
+        return 1, 0
+
+
+CALLBACKS = {
+    "array of a tensor": lambda model, bad: sp.tensor(bad),
+    "items of a list": lambda model, bad: sp.tensor([1.0, bad]),
+    "input": lambda model, bad: model(bad),
+    "named input": lambda model, bad: model.run({model.input_names[0]: bad}),
+    "inputs": lambda model, bad: model.run(bad),
+    "path": lambda model, bad: sp.load(bad),
+    "dlpack": lambda model, bad: sp.from_dlpack(bad),
+}
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("planted"), KeyboardInterrupt("planted"), SystemExit("planted")], ids=repr
+)
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_exceptions_of_the_callers_own_code_arrive(device, name, error):
+    """As they are, or as the cause of ours; and what is no error (Ctrl-C) never becomes one. Nothing stays held."""
+    model = sp.load(DIGITS / "digits.onnx")
+    image = np.random.default_rng().random((3, 1, 8, 8), np.float32)
+    want = model(image).copy()
+    gc.collect()
+    before = device.memory_allocated()
+    for _ in range(20):
+        with pytest.raises((type(error), sp.InvalidArgument)) as caught:
+            CALLBACKS[name](model, Raising(error))
+        assert error in (caught.value, caught.value.__cause__)
+        assert isinstance(error, Exception) or caught.value is error
+        # The error's traceback keeps the frames, they the objects.
+        error.__traceback__ = caught.value.__traceback__ = None
+        del caught
+    gc.collect()
+    assert device.memory_allocated() == before
+    assert (model(image) == want).all()
+
+
+def test_exceptions_inside_a_streams_block_end_it(device):
+    sp.ones(1)
+    own, lease = sp.current_stream(), sp.Stream(device)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), sp.stream(lease):
+            sp.ones(3) * (sp.current_stream().id == lease.id and 1 / 0)
+        assert sp.current_stream().id == own.id != lease.id
+    lease.close()
+    assert device.pool_stats()["leased"] == 0
+    assert sp.ones(3).sum().item() == 3
+
+
+@pytest.mark.skipif("cuda" in sp.available_devices(), reason="there is a CUDA device")
+@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
+def test_a_missing_device_says_what_is_missing(name):
+    """A driver that is not there, a machine without a card, or a build without it; and what to use instead."""
+    for call in (lambda: sp.Device(name), lambda: sp.zeros(2, device=name), lambda: sp.load(b"", name)):
+        with pytest.raises(sp.Unsupported, match=r"(?s)(?i)(driver|device|library).*cpu"):
+            call()
 
 
 def test_errors_are_what_python_calls_them_too():
@@ -91,7 +170,7 @@ def test_errors_are_what_python_calls_them_too():
 def test_a_closed_device_says_so(device, digits):
     x = sp.randn(3, 3)
     view = x.t()
-    model = sp.Model(_digits())
+    model = sp.Model(DIGITS / "digits.onnx")
     device.close()
     for call in (
         lambda: x + 1,
@@ -106,12 +185,6 @@ def test_a_closed_device_says_so(device, digits):
         with pytest.raises(sp.ShutDownError):
             call()
     assert not device.is_open
-
-
-def _digits():
-    from conftest import DIGITS
-
-    return DIGITS / "digits.onnx"
 
 
 def test_out_of_memory_is_an_exception_and_nothing_more():

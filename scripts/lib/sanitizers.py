@@ -20,6 +20,10 @@ LIMIT_S = 1800
 BUILD_LIMIT_S = 7200
 
 
+# Whatever packages a row names, their dependencies have the same features, so that each is built once.
+UNIFIED = ["-Zfeature-unification", "--config", 'resolver.feature-unification="workspace"']
+
+
 class NotRun(Exception):
     """What is missing, and how to get it."""
 
@@ -155,7 +159,7 @@ class Run:
         # The planted faults are in every build, so that there is one build, and run when they are asked for by name.
         flags = f"-Zsanitizer={ {'tsan': 'thread', 'asan': 'address'}[self.sanitizer] } --cfg planted_faults"
         environment = os.environ | tools.environment | {"RUSTFLAGS": flags} | self.runtime_options
-        words = [tools.cargo, "test", *tools.arguments, "--target-dir", tools.folder, *arguments]
+        words = [tools.cargo, "test", *UNIFIED, *tools.arguments, "--target-dir", tools.folder, *arguments]
         for step, limit in (["--no-run", "--quiet"], BUILD_LIMIT_S), (["--no-fail-fast", "--", *filters], LIMIT_S):
             start = time.monotonic()
             with tempfile.TemporaryFile("w+", errors="replace") as log:

@@ -74,12 +74,18 @@ pub(crate) const SUITES: &[Suite] = &[
     test("pool_async", CORE, "pool_async", Mode::Plain, &["core/tests/pool_async.rs"]),
     test("pool_ownership", CORE, "pool_ownership", Mode::Plain, &["core/tests/pool_ownership.rs"]),
     test("fork", CORE, "fork", Mode::Plain, &["core/tests/fork.rs"]),
+    test("loom_aba", CORE, "loom_aba", Mode::Loom, &["core/tests/loom_aba.rs"]),
+    test("loom_binding", CORE, "loom_binding", Mode::Loom, &["core/tests/loom_binding.rs"]),
+    test("loom_blocks", CORE, "loom_blocks", Mode::Loom, &["core/tests/loom_blocks.rs"]),
+    test("loom_record", CORE, "loom_record", Mode::Loom, &["core/tests/loom_record.rs"]),
+    test("loom_system", CORE, "loom_system", Mode::Loom, &["core/tests/loom_system.rs"]),
     test("loom_slot", CORE, "loom_slot", Mode::Loom, &["core/tests/loom_slot.rs"]),
     test("loom_timeline", CORE, "loom_timeline", Mode::Loom, &["core/tests/loom_timeline.rs"]),
     test("loom_memory", CORE, "loom_memory", Mode::Loom, &["core/tests/loom_memory.rs"]),
     test("loom_once", CORE, "loom_once", Mode::Loom, &["core/tests/loom_once.rs"]),
     test("loom_gate", CORE, "loom_gate", Mode::Loom, &["core/tests/loom_gate.rs"]),
     test("shuttle_slot", CORE, "shuttle_slot", Mode::Shuttle, &["core/tests/shuttle_slot.rs"]),
+    test("shuttle_system", CORE, "shuttle_system", Mode::Shuttle, &["core/tests/shuttle_system.rs"]),
     Suite { name: "sim", package: SIM, target: Target::Lib, mode: Mode::Plain, sources: &["sim/src"] },
     test("sim_schedule", SIM, "schedule", Mode::Plain, &["sim/tests/schedule.rs"]),
     test("sim_memory", SIM, "memory", Mode::Plain, &["sim/tests/memory.rs"]),
@@ -99,6 +105,14 @@ pub(crate) const SUITES: &[Suite] = &[
         sources: &["cpu/src"],
     },
     test("scenarios", "streampool", "scenarios", Mode::Plain, &["streampool/tests/scenarios"]),
+    test("programs", "streampool", "programs", Mode::Plain, &["streampool/tests/programs"]),
+    Suite {
+        name: "design",
+        package: "streampool-verify",
+        target: Target::Lib,
+        mode: Mode::Plain,
+        sources: &["verify/src"],
+    },
     test("facade_fork", "streampool", "fork", Mode::Plain, &["streampool/tests/fork.rs"]),
 ];
 
@@ -222,11 +236,12 @@ impl Runner {
                 "--no-run",
                 "--message-format=json-render-diagnostics",
             ]);
-            // All of the workspace's features as `cargo test --workspace` has them, so that its builds are used and not made anew.
+            // With the workspace's features as scripts/test has them, so that its builds are used and not made anew. The Python
+            // package is an extension module, which has no interpreter to link to.
             if self.quick_builds || mode != Mode::Plain {
                 command.args(["--package", package]);
             } else {
-                command.arg("--workspace");
+                command.args(["--workspace", "--exclude", "streampool-py"]);
             }
             command.arg("--target-dir").arg(mode.folder(&self.target));
             if mode != Mode::Plain {

@@ -171,7 +171,7 @@ impl Drop for Shelf {
         let bins = self.bins.get_mut();
         for slab in bins.slabs.drain(..).flatten() {
             if abandoned || !slab.is_idle(completed) {
-                std::mem::forget(slab);
+                slab.leak();
             }
         }
     }

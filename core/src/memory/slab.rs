@@ -29,6 +29,11 @@ impl Slab {
         Self { segment, class, blocks, touched: 0, free: Vec::new(), live: 0, retired: 0, last_own: 0 }
     }
 
+    /// Leaves the device's memory allocated for ever, for work may still touch it.
+    pub(crate) fn leak(self) {
+        std::mem::forget(self.segment);
+    }
+
     pub(crate) fn class(&self) -> Class {
         self.class
     }

@@ -24,15 +24,27 @@ use super::{SharedMut, split};
 use crate::kernel::{Args, Kernel, Prepare};
 use crate::simd::multiversion;
 
+/// One of a block's ten rounds.
+#[inline(always)]
+fn philox_round(c: [u32; 4], k: [u32; 2]) -> [u32; 4] {
+    let a = u64::from(c[0]) * 0xD251_1F53;
+    let b = u64::from(c[2]) * 0xCD9E_8D57;
+    [(b >> 32) as u32 ^ c[1] ^ k[0], b as u32, (a >> 32) as u32 ^ c[3] ^ k[1], a as u32]
+}
+
+/// The next round's key.
+#[inline(always)]
+fn next_key(k: [u32; 2]) -> [u32; 2] {
+    [k[0].wrapping_add(0x9E37_79B9), k[1].wrapping_add(0xBB67_AE85)]
+}
+
 /// One block of four words.
 #[inline(always)]
 fn philox(mut c: [u32; 4], mut k: [u32; 2]) -> [u32; 4] {
     let mut round = 0;
     while round < 10 {
-        let a = u64::from(c[0]) * 0xD251_1F53;
-        let b = u64::from(c[2]) * 0xCD9E_8D57;
-        c = [(b >> 32) as u32 ^ c[1] ^ k[0], b as u32, (a >> 32) as u32 ^ c[3] ^ k[1], a as u32];
-        k = [k[0].wrapping_add(0x9E37_79B9), k[1].wrapping_add(0xBB67_AE85)];
+        c = philox_round(c, k);
+        k = next_key(k);
         round += 1;
     }
     c
@@ -65,12 +77,10 @@ fn turn(v: f32) -> (f32, f32) {
     let cos = z.mul_add(c, 1.0);
     let s = z.mul_add(z.mul_add(z.mul_add(2.755_731_9e-6, -1.984_127e-4), 0.008_333_334), -0.166_666_67);
     let sin = (z * x).mul_add(s, x);
-    match quarters & 3 {
-        0 => (cos, sin),
-        1 => (-sin, cos),
-        2 => (-cos, -sin),
-        _ => (sin, -cos),
-    }
+    // Without branches, so that many are turned at once: (c, s), (-s, c), (-c, -s), (s, -c).
+    let (a, b) = if quarters & 1 == 0 { (cos, sin) } else { (sin, cos) };
+    let sign = |x: f32, negative: i32| f32::from_bits(x.to_bits() ^ ((negative & 2) as u32) << 30);
+    (sign(a, quarters + 1), sign(b, quarters))
 }
 
 const FRACTION: f32 = 1.0 / (1 << 24) as f32;
@@ -132,10 +142,53 @@ impl Draw for Normal {
     }
 }
 
+/// Blocks made at once, each step for all of them: so the compiler makes vectors of it.
+const LANES: usize = 16;
+
+/// The words of the blocks `first ..`, word by word.
+#[inline(always)]
+fn blocks(key: Key, first: u64) -> [[u32; LANES]; 4] {
+    let mut c = [[0; LANES], [0; LANES], [key.offset[0]; LANES], [key.offset[1]; LANES]];
+    let mut lane = 0;
+    while lane < LANES {
+        let b = first.wrapping_add(lane as u64);
+        (c[0][lane], c[1][lane]) = (b as u32, (b >> 32) as u32);
+        lane += 1;
+    }
+    let mut k = key.seed;
+    let mut round = 0;
+    while round < 10 {
+        lane = 0;
+        while lane < LANES {
+            let four = philox_round([c[0][lane], c[1][lane], c[2][lane], c[3][lane]], k);
+            (c[0][lane], c[1][lane], c[2][lane], c[3][lane]) = (four[0], four[1], four[2], four[3]);
+            lane += 1;
+        }
+        k = next_key(k);
+        round += 1;
+    }
+    c
+}
+
 multiversion! {
     /// Elements `4 first ..` of a tensor.
     fn draw[D: Draw](d: D, key: Key, first: u64, to: &mut [f32]) {
-        for (b, to) in (first..).zip(to.chunks_mut(4)) {
+        let whole = to.len() / (4 * LANES);
+        let (many, rest) = to.split_at_mut(whole * 4 * LANES);
+        for (i, to) in many.chunks_exact_mut(4 * LANES).enumerate() {
+            let words = blocks(key, first + (i * LANES) as u64);
+            let mut numbers = [[0f32; LANES]; 4];
+            let mut lane = 0;
+            while lane < LANES {
+                let four = d.four([words[0][lane], words[1][lane], words[2][lane], words[3][lane]]);
+                (numbers[0][lane], numbers[1][lane], numbers[2][lane], numbers[3][lane]) = (four[0], four[1], four[2], four[3]);
+                lane += 1;
+            }
+            for (lane, to) in to.chunks_exact_mut(4).enumerate() {
+                to.copy_from_slice(&[numbers[0][lane], numbers[1][lane], numbers[2][lane], numbers[3][lane]]);
+            }
+        }
+        for (b, to) in (first + (whole * LANES) as u64..).zip(rest.chunks_mut(4)) {
             let four = d.four(key.block(b));
             for (t, x) in to.iter_mut().zip(four) {
                 *t = x;
@@ -296,6 +349,41 @@ mod tests {
             philox([0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344], [0xa409_3822, 0x299f_31d0]),
             [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
         );
+    }
+
+    #[test]
+    fn many_blocks_at_once_are_those_one_by_one() {
+        let key = Key { seed: [0x243f_6a88, 7], offset: [3, 0x9e37_79b9] };
+        // Where the number of a block outgrows 32 bits, too; with a rest that is no whole block.
+        for first in [0, 5, u64::from(u32::MAX) - 9, u64::MAX >> 2] {
+            for (len, normal) in
+                [(0, true), (3, true), (4 * LANES - 1, false), (12 * LANES + 7, true), (9 * LANES, false)]
+            {
+                let (n, u) = (
+                    Normal { mean: 0.5, std: 2.0 },
+                    Uniform { low: -1.0, width: 3.0, high: 2.0, below: 2f32.next_down() },
+                );
+                let mut got = vec![f32::NAN; len];
+                if normal {
+                    draw(n, key, first, &mut got)
+                } else {
+                    draw(u, key, first, &mut got)
+                };
+                for (i, x) in got.iter().enumerate() {
+                    let words = key.block(first + i as u64 / 4);
+                    let want = if normal { n.four(words) } else { u.four(words) }[i % 4];
+                    assert_eq!(x.to_bits(), want.to_bits(), "element {i} of {len} from block {first}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn quarter_turns_have_their_signs() {
+        for (v, want) in [(0.0, (1.0, 0.0)), (0.25, (0.0, 1.0)), (0.5, (-1.0, 0.0)), (0.75, (0.0, -1.0))] {
+            let (c, s) = turn(v);
+            assert_eq!((c, s), want, "{v}");
+        }
     }
 
     #[test]

@@ -13,9 +13,9 @@ __all__ = ["DEVICES", "pytest", "run_row"]
 DEVICES = sp.available_devices()
 
 
-def run_row(number: int, device: str) -> Outcome:
-    """Runs a row in its quick form; anything but a pass fails the test, or skips it with the row's reason."""
-    outcome = run(by_number(number), device, quick=True)
+def run_row(number: int, device: str, *, quick: bool = True) -> Outcome:
+    """Runs a row, if `quick` in its quick form; anything but a pass fails the test, or skips it with the row's reason."""
+    outcome = run(by_number(number), device, quick=quick)
     if outcome.status == "not run":
         pytest.skip(outcome.figure)
     assert outcome.status == "passed", f"{outcome.figure}\n{outcome.detail}"

@@ -5,4 +5,4 @@ from running import DEVICES, pytest, run_row
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_static_atexit(device: str) -> None:
-    run_row(20, device)
+    run_row(20, device, quick=False)

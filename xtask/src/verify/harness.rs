@@ -27,6 +27,7 @@ pub(crate) const HARNESSES: &[Harness] = &[
     harness(
         "aba detection",
         &[
+            ("loom_aba", ALL),
             (
                 "loom_slot",
                 &[
@@ -37,12 +38,20 @@ pub(crate) const HARNESSES: &[Harness] = &[
             ),
             ("loom_once", &["a_key_that_just_failed_is_never_answered_by_the_old_flight"]),
             ("pool", &["an_idle_binding_is_taken_over_and_its_thread_notices"]),
-            ("core", &["memory::tests::behaviour::ids_of_streams_do_not_meet"]),
+            (
+                "core",
+                &[
+                    "memory::tests::behaviour::ids_of_streams_do_not_meet",
+                    "memory::rule::tests::ids_of_all_streams_and_counts_differ_and_grow_with_the_count",
+                    "slot::cell::tests::an_old_grant_is_no_owner_also_where_generations_wrap_around",
+                ],
+            ),
         ],
     ),
     harness(
         "alloc / free",
         &[
+            ("loom_blocks", ALL),
             (
                 "loom_memory",
                 &[
@@ -56,6 +65,7 @@ pub(crate) const HARNESSES: &[Harness] = &[
             (
                 "core",
                 &[
+                    "memory::rule::tests::a_block_is_cached_exactly_when_every_ticket_is_done",
                     "memory::class::tests::every_small_size_gets_the_least_class_that_holds_it",
                     "memory::class::tests::large_sizes_are_whole_pages_and_waste_little",
                     "memory::class::tests::sizes_beyond_the_address_space_have_no_class",
@@ -93,11 +103,13 @@ pub(crate) const HARNESSES: &[Harness] = &[
                 ],
             ),
             ("shuttle_slot", ALL),
+            ("core", &["slot::rule::tests::whoever_runs_or_was_granted_a_turn_or_leases_keeps_the_slot"]),
         ],
     ),
     harness(
         "thread binding (tls cache)",
         &[
+            ("loom_binding", ALL),
             (
                 "loom_slot",
                 &[
@@ -126,6 +138,7 @@ pub(crate) const HARNESSES: &[Harness] = &[
     harness(
         "record stream",
         &[
+            ("loom_record", ALL),
             (
                 "loom_memory",
                 &[
@@ -168,7 +181,17 @@ pub(crate) const HARNESSES: &[Harness] = &[
             ("core", &["once::tests::a_panicking_compile_fails_those_who_waited_and_poisons_nothing"]),
         ],
     ),
-    harness("full system", &[("sim_memory", ALL), ("sim_schedule", ALL)]),
+    harness(
+        "full system",
+        &[
+            ("loom_system", ALL),
+            ("shuttle_system", ALL),
+            ("programs", ALL),
+            ("sim_memory", ALL),
+            ("sim_schedule", ALL),
+        ],
+    ),
+    harness("design model", &[("design", ALL)]),
 ];
 
 /// The most that one suite's part of a row may take; loom has no bound in time of its own that would hide schedules.

@@ -120,6 +120,7 @@ fn use_on_the_own_stream_keeps_nothing_and_reuse_need_not_wait() {
         address,
         "in order with what the stream still has to do"
     );
+    device.complete_all();
 }
 
 #[test]
@@ -263,6 +264,7 @@ fn a_waiter_finds_its_block_behind_many_that_are_still_in_flight() {
     // It is the 101st retired one; stream 1's need not be waited for.
     assert!(a.alloc(4096).is_ok());
     assert_eq!(device.waits.load(Ordering::SeqCst), 0);
+    device.complete_all();
 }
 
 #[test]
@@ -365,6 +367,7 @@ fn in_an_abandoned_process_drops_touch_neither_locks_nor_the_device() {
     });
     waits.recv_timeout(Duration::from_secs(20)).expect("the drop asked for a lock");
     drop(held);
+    left_on_purpose(&*registry[0]);
     drop((a, registry, pool));
     assert!(device.used.load(Ordering::SeqCst) >= MIB, "leaked, not freed");
 }
@@ -372,6 +375,7 @@ fn in_an_abandoned_process_drops_touch_neither_locks_nor_the_device() {
 #[test]
 fn a_pool_let_go_under_running_work_leaks_only_what_the_work_touches() {
     let (device, pool) = pool(64 * MIB, 64 * MIB);
+    device.leaks.store(true, Ordering::SeqCst);
     let (mut a, mut b) = (cache(&pool, 0), cache(&pool, 1));
     let (busy, idle) = (a.alloc(MIB).unwrap(), b.alloc(2 * MIB).unwrap());
     device.launch(0, &[&busy]);

@@ -28,6 +28,8 @@ struct Fake {
     completed: [AtomicU64; STREAMS],
     stalled: AtomicBool,
     abandoned: AtomicBool,
+    /// The test is about memory that nobody frees.
+    leaks: AtomicBool,
     /// Who touches which addresses: from, to, under which ticket.
     uses: Mutex<Vec<(u64, u64, Ticket)>>,
     waits: AtomicU64,
@@ -71,6 +73,7 @@ impl Device {
             completed: Default::default(),
             stalled: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
+            leaks: AtomicBool::new(false),
             uses: Mutex::default(),
             waits: AtomicU64::new(0),
         }))
@@ -125,7 +128,11 @@ impl Source for Device {
         }
         self.most_used.fetch_max(used, Ordering::SeqCst);
         let from = self.next.fetch_add((bytes as u64).next_multiple_of(64), Ordering::SeqCst);
-        Ok(Segment::new(from, bytes, Box::new(Owner { device: self.clone(), from, bytes })))
+        let owner = Box::new(Owner { device: self.clone(), from, bytes });
+        if self.leaks.load(Ordering::SeqCst) {
+            left_on_purpose(&*owner);
+        }
+        Ok(Segment::new(from, bytes, owner))
     }
 
     fn completed(&self, stream: StreamId) -> u64 {
@@ -144,6 +151,12 @@ impl Source for Device {
     fn abandoned(&self) -> bool {
         self.abandoned.load(Ordering::SeqCst)
     }
+}
+
+/// Keeps the address of what a test leaves, where leak detectors look. Nothing is kept alive.
+fn left_on_purpose<T>(what: &T) {
+    static LEFT: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+    LEFT.lock().unwrap().push(std::ptr::from_ref(what).addr());
 }
 
 fn pool(memory: usize, limit: usize) -> (Device, Arc<MemoryPool>) {

@@ -40,6 +40,7 @@ def watch(contexts: list[Context], seconds: float) -> None:
 def main() -> None:
     """Reads the specification, does the work, prints one line with what came of it."""
     spec = json.loads(sys.argv[1])
+    sys.setswitchinterval(spec["switch_interval"])
     contexts: list[Context] = []
     # Before the context, which counts threads.
     watch(contexts, spec["limit"])

@@ -57,6 +57,7 @@ def in_fresh_process(context: Context, function: str, *, limit: float = 60.0, **
         "quick": context.quick,
         "plant": context.plant,
         "limit": limit * 0.8,
+        "switch_interval": sys.getswitchinterval(),
         "arguments": arguments,
     }
     done = start(["-m", "streampool.verify.child", json.dumps(spec)], limit)

@@ -43,7 +43,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help='write the report as JSON; "-" is standard output, in place of the table',
     )
-    parser.add_argument("--quick", action="store_true", help="shorter measurements and smaller large tensors")
+    parser.add_argument(
+        "--quick", action="store_true", help="shorter measurements, smaller large tensors, fewer processes"
+    )
+    parser.add_argument(
+        "--switch-interval",
+        metavar="SECONDS",
+        type=positive,
+        help="have the interpreter switch threads so often (sys.setswitchinterval), say 1e-6",
+    )
+
+
+def positive(text: str) -> float:
+    """A number of seconds above 0."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 60:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds between 0 and 60")
+    return seconds
 
 
 def numbers(text: str) -> list[int]:
@@ -64,6 +83,8 @@ def main(options: argparse.Namespace) -> int:
     """Runs the rows, prints the report. 0 only if none failed."""
     devices: list[str] = [d for given in options.device or [] for d in given.split(",")] or list(KNOWN)
     rows = [r for r in ROWS if options.rows is None or r.number in options.rows]
+    if options.switch_interval is not None:
+        sys.setswitchinterval(options.switch_interval)
     to_stdout = options.json == "-"
     out = sys.stderr if to_stdout else sys.stdout
     facts = system()
@@ -86,7 +107,12 @@ def main(options: argparse.Namespace) -> int:
         flush=True,
     )
     if options.json:
-        report = facts | {"quick": options.quick, "seconds": round(took, 1), "counts": counts}
+        report = facts | {
+            "quick": options.quick,
+            "switch_interval": sys.getswitchinterval(),
+            "seconds": round(took, 1),
+            "counts": counts,
+        }
         write(options.json, report | {"rows": [o.as_json() for o in outcomes]})
     status = 1 if counts["failed"] else 0
     if any(o.figure.startswith("hangs") for o in outcomes):
