@@ -121,6 +121,10 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
+        // Where the process ends, the driver may be gone.
+        if leaving::check().is_err() {
+            return;
+        }
         // SAFETY: both were made in `new` and are given back once. Errors at process exit, when the driver is gone already, are of no use.
         unsafe {
             let _ = sys::cuCtxSetCurrent(self.raw);

@@ -81,3 +81,19 @@ pub(crate) fn refused(op: &Op) -> Error {
 
 /// Shared by all steps of a device.
 pub(crate) type Cpu = Arc<CpuDriver>;
+
+#[cfg(test)]
+mod tests {
+    use streampool_core::op::{Op, TopK};
+
+    #[test]
+    fn what_a_strict_device_refuses_is_named_with_the_ways_out() {
+        let op = Op::TopK(TopK { axis: 0, k: 1, largest: true, sorted: true });
+        let error = super::refused(&op);
+        assert!(error.is_unsupported(), "{error:?}");
+        for part in ["TopK", "strict", "'cpu'"] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+        assert!(super::describe(&op).contains("on the CPU"), "what inspect and gpu-verify look for");
+    }
+}
