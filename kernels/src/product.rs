@@ -239,7 +239,7 @@ impl Text<'_> {
     /// What may run before earlier work has ended, and the rest.
     fn write(&self) -> (String, String) {
         let Cut { rows, columns, warps, cluster, depth, .. } = *self.cut;
-        let (m, n, k, half) = (self.m, self.n, self.k, self.half);
+        let (m, n, k) = (self.m, self.n, self.k);
         let (slots, stages) = (self.cut.slots(), self.cut.stages());
         let row_tiles = m.div_ceil(rows);
         let column_tiles = n.div_ceil(columns);
@@ -316,7 +316,6 @@ impl Text<'_> {
             // What others read of this block's memory must stay.
             body.push_str("    CLUSTER_MEETING();\n");
         }
-        let _ = half;
         (early, body)
     }
 
@@ -435,7 +434,6 @@ impl Text<'_> {
 
     /// What of the finish never changes, into registers.
     fn constants(&self) -> String {
-        let half = self.half;
         let n = self.n;
         let mut text = String::new();
         if let Some((op, _)) = self.p.norm {
@@ -458,7 +456,6 @@ impl Text<'_> {
                 self.cut.threads()
             );
         }
-        let _ = half;
         text
     }
 

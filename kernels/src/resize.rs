@@ -63,7 +63,7 @@ pub(crate) fn resize(op: &Resize, input: &Operand, output: &Operand) -> Option<V
         |axis: usize| !crops && from[axis] == to[axis] && scale(op, axis, from[axis], to[axis]) == 1.0;
     let n = to.len();
     let index = Index::new(&[n, from.len()]);
-    let (u, s) = (index.u(), index.s());
+    let s = index.s();
     let strides = dense(from);
     let mut text = element(index, n);
     text.push_str(&index.split("i", to, "c"));
@@ -175,7 +175,6 @@ pub(crate) fn resize(op: &Resize, input: &Operand, output: &Operand) -> Option<V
         let _ = writeln!(text, "    if (outside) r = {};", convert(&format!("(double){}", float(value))));
     }
     let _ = writeln!(text, "    {}", store(dtype, "y", "i", "r"));
-    let _ = u;
     let how = if matches!(op.mode, ResizeMode::Nearest(_)) { "nearest" } else { "interpolated" };
     Some(vec![
         Kernel::new(format!("resize, {how}"), blocks(n), THREADS)

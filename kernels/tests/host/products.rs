@@ -128,12 +128,7 @@ fn case(wish: Wish, numbers: &mut Numbers) -> Case {
             inputs[2].layout.offset = s * n;
         }
         let out = if follows { operand(Place::Arena(0), &[m, n], 0) } else { result(s) };
-        steps.push(Step {
-            name: "product".into(),
-            op: Op::MatMul(op.clone()),
-            inputs,
-            outputs: vec![out].into(),
-        });
+        steps.push(Step { name: "product".into(), op: Op::MatMul(op.clone()), inputs, outputs: vec![out] });
     }
     let map = gelu(dtype);
     let mut bound = inputs.clone();
@@ -151,8 +146,8 @@ fn case(wish: Wish, numbers: &mut Numbers) -> Case {
         steps.push(Step {
             name: "gelu".into(),
             op: Op::Map(map.clone()),
-            inputs: vec![between].into(),
-            outputs: vec![result(0)].into(),
+            inputs: vec![between],
+            outputs: vec![result(0)],
         });
     } else if let Some(norm) = &norm {
         for _ in 0..1 + usize::from(norm.bias) {
@@ -164,8 +159,8 @@ fn case(wish: Wish, numbers: &mut Numbers) -> Case {
         steps.push(Step {
             name: "norm".into(),
             op: Op::LayerNorm(norm.clone()),
-            inputs: norm_inputs.clone().into(),
-            outputs: vec![result(0)].into(),
+            inputs: norm_inputs.clone(),
+            outputs: vec![result(0)],
         });
     }
     let output = TensorType::new(dtype, [(count - 1) * step + m * n]);

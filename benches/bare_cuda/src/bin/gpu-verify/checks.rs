@@ -22,9 +22,9 @@ pub(crate) fn all(report: &mut Report, folder: &Path) {
     report.run("conformance", || conformance(CudaConfig::default()));
     // As on devices whose streams cannot wait for words.
     report.run("conformance by events", || conformance(CudaConfig { events: true, ..CudaConfig::default() }));
-    report.run("operations", || operations());
+    report.run("operations", operations);
     report.run("digits", || digits(folder));
-    report.run("MLPs", || mlps());
+    report.run("MLPs", mlps);
     report.run("MiniLM fp16", || minilm(folder));
     report.run("real models", || real_models(folder));
     report.run("tensors across threads", || across_threads().map_err(|e| e.to_string()));
