@@ -198,6 +198,7 @@ fn fused_products_agree_with_the_steps_that_they_replace() {
         Wish { m: 33, n: 1536, k: 384, bias: true, gelu: true, ..Wish::default() },
         Wish { m: 40, n: 384, k: 384, bias: true, residual: true, norm: Some(false), ..Wish::default() },
         Wish { m: 16, n: 384, k: 1536, bias: true, residual: true, norm: Some(false), ..Wish::default() },
+        Wish { m: 34, n: 384, k: 1536, bias: true, residual: true, norm: Some(false), ..Wish::default() },
         // Edges: rows, columns and inner lengths that no tile divides.
         Wish { m: 70, n: 384, k: 384, bias: true, siblings: 3, ..Wish::default() },
         Wish { m: 130, n: 136, k: 192, across: true, residual: true, gelu: true, ..Wish::default() },
