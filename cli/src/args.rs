@@ -188,6 +188,9 @@ pub(crate) struct DeviceArgs {
     /// CUDA: compute float32 products in TF32 (10 bits of mantissa), which is faster
     #[arg(long)]
     pub(crate) tf32: bool,
+    /// CUDA: refuse operators that have no CUDA kernel, instead of running them on the CPU between copies
+    #[arg(long)]
+    pub(crate) strict: bool,
 }
 
 /// The devices of this build.

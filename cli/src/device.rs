@@ -17,7 +17,10 @@ impl DeviceName {
 impl DeviceArgs {
     /// The settings, not yet opened.
     pub(crate) fn builder(&self) -> DeviceBuilder {
-        let builder = Device::builder(self.device.name()).streams(usize::from(self.streams)).tf32(self.tf32);
+        let builder = Device::builder(self.device.name())
+            .streams(usize::from(self.streams))
+            .tf32(self.tf32)
+            .strict(self.strict);
         match self.memory_limit {
             Some(mib) => builder.memory_limit(usize::try_from(mib << 20).unwrap_or(usize::MAX)),
             None => builder,

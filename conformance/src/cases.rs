@@ -1,6 +1,7 @@
 //! What is tried: each family with several dtypes, shapes (odd, empty, rank 0), strides (transposed, negative, broadcast) and values
 //! (NaN and infinity among them).
 
+use streampool_core::op::Random as Random_;
 use streampool_core::op::*;
 
 use crate::bench::Random;
@@ -73,6 +74,73 @@ impl Cases {
         self.windows();
         self.products();
         self.attention();
+        self.random_numbers();
+        self.resizes();
+    }
+
+    fn resizes(&mut self) {
+        use CoordinateMode::*;
+        let linear = ResizeMode::Linear { antialias: false };
+        let cubic =
+            |exclude_outside| ResizeMode::Cubic { a: F32::new(-0.75), exclude_outside, antialias: false };
+        let crop = TfCropAndResize { extrapolation: F32::new(7.0) };
+        let modes = [
+            (HalfPixel, linear),
+            (HalfPixelSymmetric, linear),
+            (PytorchHalfPixel, cubic(false)),
+            (AlignCorners, linear),
+            (Asymmetric, ResizeMode::Nearest(NearestMode::Floor)),
+            (HalfPixel, ResizeMode::Nearest(NearestMode::RoundPreferFloor)),
+            (AlignCorners, ResizeMode::Nearest(NearestMode::RoundPreferCeil)),
+            (Asymmetric, ResizeMode::Nearest(NearestMode::Ceil)),
+            (HalfPixel, cubic(true)),
+            (crop, linear),
+            (crop, ResizeMode::Nearest(NearestMode::RoundPreferFloor)),
+        ];
+        for (which, (coordinates, mode)) in modes.into_iter().enumerate() {
+            for (from, to) in
+                [(&[2usize, 3, 5, 4][..], &[2usize, 3, 9, 3][..]), (&[7], &[4]), (&[1, 2], &[1, 1])]
+            {
+                let dtype = [DType::F32, DType::F16, DType::U8, DType::I32, DType::BF16][which % 5];
+                let roi = if coordinates == crop {
+                    from.iter().map(|_| (F32::new(-0.1), F32::new(0.9))).collect()
+                } else {
+                    Vec::new()
+                };
+                let op = Op::Resize(Resize {
+                    sizes: to.to_vec(),
+                    scales: from.iter().zip(to).map(|(&f, &t)| F32::new(t as f32 / f as f32)).collect(),
+                    coordinates,
+                    mode,
+                    roi,
+                });
+                let data = vec![self.tensor(dtype, from, 0.0, 100.0)];
+                self.add(&format!("{coordinates:?} {mode:?} to {to:?}"), op, data, tolerance(dtype));
+            }
+        }
+    }
+
+    fn random_numbers(&mut self) {
+        for dtype in FLOATS {
+            for (distribution, shape) in [
+                (Distribution::Uniform { low: F32::new(-0.5), high: F32::new(2.0) }, &[3usize, 7, 5][..]),
+                // Bounds so close that rounding meets the upper one.
+                (Distribution::Uniform { low: F32::new(1.0), high: F32::new(1.001) }, &[300]),
+                (Distribution::Uniform { low: F32::new(2.0), high: F32::new(2.0) }, &[5]),
+                (Distribution::Normal { mean: F32::new(1.0), std: F32::new(3.0) }, &[1030]),
+                (Distribution::Normal { mean: F32::new(0.0), std: F32::new(1.0) }, &[]),
+                (Distribution::Normal { mean: F32::new(0.0), std: F32::new(1.0) }, &[0, 3]),
+            ] {
+                let mut key = HostTensor::zeros(TensorType::new(DType::I64, [2])).unwrap();
+                for i in 0..2 {
+                    let bits = self.random.next();
+                    set(&mut key, i, Scalar::from_i64(DType::I64, bits as i64));
+                }
+                let op = Op::Random(Random_ { distribution, dtype, shape: shape.into() });
+                // Single precision is the same to the bit everywhere; the platform's functions serve double precision.
+                self.add("", op, vec![key], if dtype == DType::F64 { 1e-14 } else { 0.0 });
+            }
+        }
     }
 
     fn maps(&mut self) {

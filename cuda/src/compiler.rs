@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use cudarc::driver::sys::{self, CUfunction, CUmodule};
 use cudarc::nvrtc::sys as nvrtc;
+use smallvec::SmallVec;
 use streampool_core::once::OnceCache;
 use streampool_core::sync::Deadline;
 use streampool_core::{Error, Result};
 use streampool_kernels::{Dialect, Kernel, prelude};
 
 use crate::context::Context;
+use crate::leaving;
 use crate::library::check;
 
 /// Bytes of machine code that are kept though no program uses them.
@@ -52,16 +54,25 @@ impl Function {
     /// `params` points to the kernel's parameters, whose memory stays valid until the work is done.
     pub(crate) unsafe fn launch(
         &self,
-        grid: u32,
-        threads: u32,
+        (grid, threads): (u32, u32),
+        (shared, cluster): (u32, u32),
         stream: sys::CUstream,
         params: *mut *mut c_void,
     ) -> sys::CUresult {
-        let overlap = self.module.context.capability >= (9, 0);
+        let mut attributes: SmallVec<[sys::CUlaunchAttribute; 2]> = SmallVec::new();
         // SAFETY: plain data, for which all zero is a value.
         let mut attribute: sys::CUlaunchAttribute = unsafe { std::mem::zeroed() };
-        attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
-        attribute.value.programmaticStreamSerializationAllowed = 1;
+        if self.module.context.has_clusters() {
+            attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+            attribute.value.programmaticStreamSerializationAllowed = 1;
+            attributes.push(attribute);
+        }
+        if cluster > 1 {
+            attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+            attribute.value.clusterDim =
+                sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: cluster, y: 1, z: 1 };
+            attributes.push(attribute);
+        }
         let config = sys::CUlaunchConfig {
             gridDimX: grid,
             gridDimY: 1,
@@ -69,10 +80,10 @@ impl Function {
             blockDimX: threads,
             blockDimY: 1,
             blockDimZ: 1,
-            sharedMemBytes: 0,
+            sharedMemBytes: shared,
             hStream: stream,
-            attrs: &raw mut attribute,
-            numAttrs: u32::from(overlap),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: attributes.len() as u32,
         };
         // SAFETY: the function lives with `self`; the caller answers for the parameters.
         unsafe { sys::cuLaunchKernelEx(&raw const config, self.raw, params, std::ptr::null_mut()) }
@@ -111,7 +122,7 @@ impl Compiler {
             let bytes = image.len() / missing.len();
             let module = self.load(&image)?;
             for kernel in missing {
-                let function = self.entry(&module, &kernel.name)?;
+                let function = self.entry(&module, &kernel.name, kernel.shared)?;
                 // Another thread may have been quicker: then its function serves.
                 let function = self.functions.get_or_compile(
                     &kernel.name,
@@ -130,7 +141,7 @@ impl Compiler {
                     // Dropped from the cache in between: once more, alone.
                     None => {
                         let module = self.load(&self.image(&[k])?)?;
-                        self.entry(&module, &k.name)
+                        self.entry(&module, &k.name, k.shared)
                     }
                 }
             })
@@ -140,7 +151,7 @@ impl Compiler {
     /// The entry point of a text of the driver's own.
     pub(crate) fn text(&self, name: &str, text: &str) -> Result<Arc<Function>> {
         let module = self.load(&self.image_of(prelude(Dialect::Cuda) + text)?)?;
-        self.entry(&module, name)
+        self.entry(&module, name, 0)
     }
 
     fn image(&self, kernels: &[&Kernel]) -> Result<Vec<u8>> {
@@ -166,7 +177,7 @@ impl Compiler {
         if let Some(found) = path.as_ref().and_then(|p| std::fs::read(p).ok()) {
             return Ok(found);
         }
-        let image = self.compile(&text)?;
+        let image = leaving::counted(|| self.compile(&text))?;
         if let (Some(path), Some(folder)) = (&path, &self.folder) {
             // A cache that cannot be written is no cache; the program runs all the same. Renamed into place, so that readers see whole files.
             let part = path.with_extension(format!("{}.part", std::process::id()));
@@ -241,11 +252,17 @@ impl Compiler {
         Ok(Arc::new(Module { context: self.context.clone(), raw }))
     }
 
-    fn entry(&self, module: &Arc<Module>, name: &str) -> Result<Arc<Function>> {
+    fn entry(&self, module: &Arc<Module>, name: &str, shared: u32) -> Result<Arc<Function>> {
         let name = CString::new(name).map_err(|e| Error::internal(e.to_string()))?;
         let mut raw: CUfunction = std::ptr::null_mut();
         // SAFETY: the module lives; the name ends with a zero.
         check("finding a kernel", unsafe { sys::cuModuleGetFunction(&mut raw, module.raw, name.as_ptr()) })?;
+        if shared > 48 << 10 {
+            let which = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function lives with its module.
+            let result = unsafe { sys::cuFuncSetAttribute(raw, which, shared as i32) };
+            check("making room for a kernel's shared memory", result)?;
+        }
         Ok(Arc::new(Function { raw, module: module.clone() }))
     }
 }

@@ -6,7 +6,8 @@ use std::sync::OnceLock;
 use cudarc::driver::sys::{self, CUcontext, CUdevice, CUdevice_attribute, CUevent};
 use streampool_core::{Error, Result};
 
-use crate::library::{check, start};
+use crate::leaving;
+use crate::library::{check, has_capability, has_ordinal, start};
 
 /// The primary context of a GPU: the one that other libraries of the process (PyTorch, CuPy) use too, so that memory can be shared.
 pub(crate) struct Context {
@@ -17,6 +18,8 @@ pub(crate) struct Context {
     /// Compute capability, major and minor.
     pub(crate) capability: (i32, i32),
     pub(crate) processors: i32,
+    /// Whether streams can wait for 64-bit words.
+    pub(crate) waits: bool,
     /// Never recorded: asking it tells whether the context still works, and nothing else.
     probe: CUevent,
     lost: OnceLock<Error>,
@@ -30,12 +33,7 @@ unsafe impl Sync for Context {}
 impl Context {
     pub(crate) fn new(ordinal: usize) -> Result<Self> {
         start()?;
-        let there = crate::count();
-        if ordinal >= there {
-            return Err(Error::unsupported(format!(
-                "cuda: GPU {ordinal} was asked for, the driver sees {there}; number them from 0, and look at CUDA_VISIBLE_DEVICES"
-            )));
-        }
+        has_ordinal(ordinal, crate::count())?;
         let mut device: CUdevice = 0;
         let mut raw: CUcontext = std::ptr::null_mut();
         let mut name = [0; 128];
@@ -66,25 +64,33 @@ impl Context {
             attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
             attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         );
-        if capability < (8, 0) {
-            return Err(Error::unsupported(format!(
-                "cuda: GPU {ordinal} has compute capability {}.{}, needs 8.0 (Ampere) or newer; use the device 'cpu'",
-                capability.0, capability.1
-            )));
-        }
-        if attribute(A::CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS)? == 0 {
-            return Err(Error::unsupported(format!(
-                "cuda: GPU {ordinal} cannot write 64-bit values from a stream, which tickets need; use the device 'cpu'"
-            )));
-        }
+        has_capability(ordinal, capability)?;
+        let waits = attribute(A::CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS)? != 0;
         let processors = attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        leaving::prepare();
         // SAFETY: the driver ended the name with a zero.
         let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned();
-        Ok(Self { raw, device, name, memory_bytes, capability, processors, probe, lost: OnceLock::new() })
+        Ok(Self {
+            raw,
+            device,
+            name,
+            memory_bytes,
+            capability,
+            processors,
+            waits,
+            probe,
+            lost: OnceLock::new(),
+        })
+    }
+
+    /// Whether blocks of a grid can form clusters and read each other's shared memory, and launches may overlap.
+    pub(crate) fn has_clusters(&self) -> bool {
+        self.capability >= (9, 0)
     }
 
     /// Makes this context the calling thread's. Cheap; done before every use, as other libraries may have changed it.
     pub(crate) fn enter(&self) -> Result<()> {
+        leaving::check()?;
         if let Some(lost) = self.lost.get() {
             return Err(lost.clone());
         }
@@ -115,6 +121,10 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
+        // Where the process ends, the driver may be gone.
+        if leaving::check().is_err() {
+            return;
+        }
         // SAFETY: both were made in `new` and are given back once. Errors at process exit, when the driver is gone already, are of no use.
         unsafe {
             let _ = sys::cuCtxSetCurrent(self.raw);

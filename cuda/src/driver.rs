@@ -13,6 +13,7 @@ use streampool_cpu::{CpuConfig, CpuDriver};
 use crate::compiler::Compiler;
 use crate::constants::Constants;
 use crate::context::Context;
+use crate::events::Rings;
 use crate::gemm::Blas;
 use crate::host_step::Cpu;
 use crate::memory::DeviceMemory;
@@ -31,6 +32,11 @@ pub struct CudaConfig {
     pub ordinal: usize,
     /// Whether float32 products may be computed in TF32 (10 bits of mantissa): several times faster, and not what float32 promises.
     pub tf32: bool,
+    /// Whether operations without a kernel are refused, instead of running on the CPU between copies.
+    pub strict: bool,
+    /// Whether streams wait for each other by events even if the device lets them wait for words: the way of devices that do not, for tests.
+    #[doc(hidden)]
+    pub events: bool,
     /// A folder where compiled kernels are kept from run to run; none by default.
     pub cache_folder: Option<PathBuf>,
 }
@@ -45,6 +51,9 @@ pub(crate) struct Shared {
     pub(crate) constants: Constants,
     pub(crate) cpu: Cpu,
     pub(crate) tf32: bool,
+    pub(crate) strict: bool,
+    /// There if streams wait for each other by events.
+    pub(crate) rings: Option<Rings>,
     // Last, so that what needs the context is dropped before it.
     pub(crate) context: Arc<Context>,
 }
@@ -87,6 +96,8 @@ impl CudaDriver {
                 constants: Constants::default(),
                 cpu: Arc::new(CpuDriver::new(CpuConfig::default())),
                 tf32: config.tf32,
+                strict: config.strict,
+                rings: (config.events || !context.waits).then(Rings::default),
                 context,
             }),
         })

@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use streampool_core::Result;
 use streampool_core::driver::{Bindings, Slice};
 use streampool_core::op::{HostTensor, Op, Operand, Place, Port, Program, Step, TensorType};
+use streampool_core::{Error, Result};
 use streampool_cpu::{CpuDriver, CpuExecutable, Executor};
 
 /// The step as the CPU runs it.
@@ -70,5 +70,30 @@ pub(crate) fn describe(op: &Op) -> String {
     format!("on the CPU, between copies: {} has no CUDA kernel", op.name())
 }
 
+/// What a strict device says of it.
+pub(crate) fn refused(op: &Op) -> Error {
+    Error::unsupported(format!(
+        "cuda: {} has no CUDA kernel for these operands, and the device is strict; without that the step runs on the CPU between copies, or use \
+         the device 'cpu' for the whole model",
+        op.name()
+    ))
+}
+
 /// Shared by all steps of a device.
 pub(crate) type Cpu = Arc<CpuDriver>;
+
+#[cfg(test)]
+mod tests {
+    use streampool_core::op::{Op, TopK};
+
+    #[test]
+    fn what_a_strict_device_refuses_is_named_with_the_ways_out() {
+        let op = Op::TopK(TopK { axis: 0, k: 1, largest: true, sorted: true });
+        let error = super::refused(&op);
+        assert!(error.is_unsupported(), "{error:?}");
+        for part in ["TopK", "strict", "'cpu'"] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+        assert!(super::describe(&op).contains("on the CPU"), "what inspect and gpu-verify look for");
+    }
+}

@@ -14,6 +14,7 @@ use streampool_core::{Error, Result};
 use streampool_kernels::failed_index;
 
 use crate::driver::{Handle, QUEUE_DEPTH, Shared};
+use crate::events::Ring;
 use crate::graph::{Addresses, Graph, Graphs, Way};
 use crate::host_step;
 use crate::library::check;
@@ -44,6 +45,8 @@ pub(crate) struct CudaQueue {
     /// Numbers told so far, and status words. Kept for `at`.
     counters: DeviceMemory,
     at: Counters,
+    /// Where the device cannot wait for words.
+    events: Option<Arc<Ring>>,
     workspace: DeviceMemory,
     /// Where misaligned inputs are copied to.
     aligned: DeviceMemory,
@@ -86,6 +89,7 @@ impl CudaQueue {
             report,
             counters,
             at,
+            events: shared.rings.as_ref().map(|r| r.open(context, stream)).transpose()?,
             workspace: DeviceMemory::new(context, 0)?,
             aligned: DeviceMemory::new(context, 0)?,
             graphs: Graphs::default(),
@@ -163,6 +167,15 @@ impl CudaQueue {
         )))
     }
 
+    /// Notes that submission `number` was made.
+    fn submitted(&mut self, number: u64) -> Result<()> {
+        self.submitted = number;
+        match &self.events {
+            Some(ring) => self.shared.context.noted(ring.record(number, self.raw)),
+            None => Ok(()),
+        }
+    }
+
     fn launch_kernel(&self, launch: &Launch) -> Result<()> {
         let mut addresses: SmallVec<[u64; 8]> = launch.args.iter().map(|&a| self.address(a)).collect();
         let mut params: SmallVec<[*mut c_void; 8]> =
@@ -170,7 +183,12 @@ impl CudaQueue {
         // SAFETY: the function has one pointer parameter per argument; the addresses are those of the operands that it was made for, which stay
         // valid until the work is done (INV-6).
         let result = unsafe {
-            launch.function.launch(launch.grid as u32, launch.threads, self.raw, params.as_mut_ptr())
+            launch.function.launch(
+                (launch.grid as u32, launch.threads),
+                (launch.shared, launch.cluster),
+                self.raw,
+                params.as_mut_ptr(),
+            )
         };
         self.checked("launching a kernel", result)
     }
@@ -326,24 +344,26 @@ impl CudaQueue {
         self.bases.extend([0, bindings.arena.address(), self.counters.address() + 16]);
         self.bases.extend(&inputs);
         self.bases.extend(bindings.outputs.iter().map(|s| s.address()));
-        if !program.worth_a_graph {
-            return self.submit_and_end(program, mode);
+        if program.worth_a_graph {
+            let addresses: Addresses = self.bases[1..2].iter().chain(&self.bases[3..]).copied().collect();
+            match self.graphs.way(program, &addresses) {
+                Way::Graph(graph) => self.launch_graph(graph)?,
+                Way::Plain => self.submit_and_end(program, mode)?,
+                Way::Capture => match self.capture(program, mode) {
+                    Ok(graph) => {
+                        let raw = graph.raw;
+                        self.graphs.insert(program, addresses, graph);
+                        self.launch_graph(raw)?;
+                    }
+                    // What cannot be captured runs as it is.
+                    Err(e) if !e.is_device_lost() => self.submit_and_end(program, mode)?,
+                    Err(e) => return Err(e),
+                },
+            }
+        } else {
+            self.submit_and_end(program, mode)?;
         }
-        let addresses: Addresses = self.bases[1..2].iter().chain(&self.bases[3..]).copied().collect();
-        match self.graphs.way(program, &addresses) {
-            Way::Graph(graph) => self.launch_graph(graph),
-            Way::Plain => self.submit_and_end(program, mode),
-            Way::Capture => match self.capture(program, mode) {
-                Ok(graph) => {
-                    let raw = graph.raw;
-                    self.graphs.insert(program, addresses, graph);
-                    self.launch_graph(raw)
-                }
-                // What cannot be captured runs as it is.
-                Err(e) if !e.is_device_lost() => self.submit_and_end(program, mode),
-                Err(e) => Err(e),
-            },
-        }
+        Ok(())
     }
 
     fn submit_and_end(&mut self, program: &CudaExecutable, mode: u32) -> Result<()> {
@@ -407,8 +427,7 @@ impl CudaQueue {
                 step.map_or(program.name.as_str(), |s| s.name.as_str())
             )));
         }
-        self.submitted = number;
-        Ok(())
+        self.submitted(number)
     }
 }
 
@@ -426,8 +445,7 @@ impl Queue for CudaQueue {
             return self.launch_checked(program, bindings, number);
         }
         self.execute(program, bindings, TICKET)?;
-        self.submitted = number;
-        Ok(())
+        self.submitted(number)
     }
 
     fn write(&mut self, to: Slice<'_>, from: &[u8], number: u64) -> Result<()> {
@@ -466,8 +484,7 @@ impl Queue for CudaQueue {
                 self.end((0, 0, 0), 0, TICKET)?;
             }
         }
-        self.submitted = number;
-        Ok(())
+        self.submitted(number)
     }
 
     fn read(&mut self, from: Slice<'_>, to: &mut [u8], deadline: Instant) -> Result<()> {
@@ -487,6 +504,9 @@ impl Queue for CudaQueue {
             return Ok(());
         }
         self.shared.context.enter()?;
+        if let Some(rings) = &self.shared.rings {
+            return self.shared.context.noted(rings.wait(ticket, self.raw));
+        }
         let address = self.shared.timeline.address(ticket.stream, 0);
         let flags = sys::CUstreamWaitValue_flags::CU_STREAM_WAIT_VALUE_GEQ as u32;
         // SAFETY: the word lives as long as the device. The ticket is of submitted work (INV-12), so the word will reach it.
@@ -503,6 +523,9 @@ impl Drop for CudaQueue {
         // What is in flight uses the ring and the counters.
         let _ = self.drain(Instant::now() + PATIENCE);
         self.graphs.clear();
+        if let (Some(rings), Some(ring)) = (&self.shared.rings, &self.events) {
+            rings.close(self.stream, ring);
+        }
         // SAFETY: made in `new`, destroyed once.
         let _ = unsafe { sys::cuStreamDestroy_v2(self.raw) };
     }

@@ -53,17 +53,17 @@ extern "C" __global__ void __launch_bounds__(512) streampool_service(
             }
         }
     }
+    // What earlier kernels wrote is seen already; only what this one wrote is not.
+    if (bad || bytes) __threadfence_system();
     if ((mode & 1) && !bad) {
         const u64 n = counters[0] + 1;
-        counters[0] = n;
-        __threadfence_system();
         *ticket = n;
+        counters[0] = n;
     }
     if (mode & 2) {
         const u64 n = counters[1] + 1;
-        counters[1] = n;
-        __threadfence_system();
         *checkpoint = n;
+        counters[1] = n;
     }
 }
 "#;
@@ -117,7 +117,7 @@ impl Service {
             32
         };
         // SAFETY: the parameters have the kernel's types; both ranges hold `bytes` bytes and the words live until the work is done.
-        let result = unsafe { self.function.launch(1, threads, stream, params.as_mut_ptr()) };
+        let result = unsafe { self.function.launch((1, threads), (0, 1), stream, params.as_mut_ptr()) };
         check("ending a submission", result)
     }
 }

@@ -10,6 +10,7 @@ use streampool_core::timeline::StreamId;
 use streampool_core::{Error, Result};
 
 use crate::context::Context;
+use crate::leaving;
 use crate::memory::PinnedMemory;
 
 /// Streams that a device can have.
@@ -69,6 +70,8 @@ impl Timeline {
         let start = Instant::now();
         let mut looked = start;
         loop {
+            // The word goes with the driver.
+            leaving::check()?;
             for _ in 0..64 {
                 if reached() {
                     return Ok(());

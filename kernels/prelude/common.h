@@ -58,6 +58,18 @@ FN double load(const GLOBAL double *p, i64 i) { return p[i]; }
 FN void store(GLOBAL double *p, i64 i, double x) { p[i] = x; }
 #endif
 
+// Two of a half width in one word, the first in its lower half.
+FN float low_of(f16, u32 w) {
+    f16 x;
+    x.bits = (u16)w;
+    return widen(x);
+}
+FN float low_of(bf16, u32 w) { return float_of_bits(w << 16); }
+FN float high_of(f16 t, u32 w) { return low_of(t, w >> 16); }
+FN float high_of(bf16, u32 w) { return float_of_bits(w & 0xffff0000u); }
+FN u32 pair_of(f16, float a, float b) { return (u32)narrow_f16(a).bits | (u32)narrow_f16(b).bits << 16; }
+FN u32 pair_of(bf16, float a, float b) { return (u32)narrow_bf16(a).bits | (u32)narrow_bf16(b).bits << 16; }
+
 // Rounds to the narrower float.
 FN float as_f16(float x) { return widen(narrow_f16(x)); }
 FN float as_bf16(float x) { return widen(narrow_bf16(x)); }

@@ -23,8 +23,10 @@ struct bf16 {
 // Where launches may overlap: nothing is read or written before all earlier work of the stream is done.
 #if __CUDA_ARCH__ >= 900
 #define AFTER_EARLIER_WORK() asm volatile("griddepcontrol.wait;" ::: "memory")
+#define LATER_WORK_MAY_BEGIN() asm volatile("griddepcontrol.launch_dependents;")
 #else
 #define AFTER_EARLIER_WORK()
+#define LATER_WORK_MAY_BEGIN()
 #endif
 #define UNROLL _Pragma("unroll")
 #define UNROLL_8 _Pragma("unroll 8")
@@ -66,6 +68,59 @@ FN void mma_16x8x16(bf16, float *d, const u32 *a, const u32 *b) {
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+
+// The shared memory that a launch asks for.
+#define SHARED_ARENA(name) extern __shared__ __align__(128) u8 name[]
+FN u32 shared_address(const void *p) { return (u32)__cvta_generic_to_shared(p); }
+// 16 bytes into shared memory, whenever they come; zeros if there are none.
+FN void copy_16(u8 *to, const void *from, bool there) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
+#define COPIES_COMMIT() asm volatile("cp.async.commit_group;" ::: "memory")
+#define COPIES_WAIT(n) asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory")
+// Four 8x8 matrices, of whose rows each lane names one; as they are, and transposed.
+FN void fragments(u32 *r, const u8 *row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+FN void fragments_across(u32 *r, const u8 *row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared_address(row))
+                 : "memory");
+}
+FN void load_16(u32 *w, const void *p) {
+    const uint4 v = *(const uint4 *)p;
+    w[0] = v.x, w[1] = v.y, w[2] = v.z, w[3] = v.w;
+}
+FN void load_8(u32 *w, const void *p) {
+    const uint2 v = *(const uint2 *)p;
+    w[0] = v.x, w[1] = v.y;
+}
+FN void store_16(void *p, const u32 *w) { *(uint4 *)p = make_uint4(w[0], w[1], w[2], w[3]); }
+FN void store_8(void *p, const u32 *w) { *(uint2 *)p = make_uint2(w[0], w[1]); }
+FN void local_16(float *v, const float *p) {
+    const float4 x = *(const float4 *)p;
+    v[0] = x.x, v[1] = x.y, v[2] = x.z, v[3] = x.w;
+}
+#if __CUDA_ARCH__ >= 900
+// All threads of a cluster meet: with what they wrote to shared memory seen by all, and without, which does not wait for memory. (A block's own barrier
+// does not stand in for the release: what is on its way to shared memory then may be overtaken by another block's read.)
+#define CLUSTER_BARRIER()                                                                                    \
+    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory")
+#define CLUSTER_MEETING()                                                                                    \
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory")
+FN void remote_16(float *v, const float *p, int rank) {
+    u32 at;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_address(p)), "r"(rank));
+    asm volatile("ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [%4];"
+                 : "=f"(v[0]), "=f"(v[1]), "=f"(v[2]), "=f"(v[3])
+                 : "r"(at)
+                 : "memory");
+}
+#endif
 
 #define MATH1(name, f32name, f64name)                                                                        \
     FN float name(float x) { return f32name(x); }                                                            \

@@ -34,41 +34,59 @@ struct Fibre {
     ucontext_t context;
     std::vector<char> stack;
     bool done = false;
+    // Copies asked for and not made yet, and the group of each; groups committed so far.
+    struct Copy {
+        u8 *to;
+        const void *from;
+        u64 group;
+    };
+    std::vector<Copy> copies;
+    u64 groups = 0;
 };
 struct Block {
     ucontext_t scheduler;
     std::vector<Fibre> fibres;
-    int current = 0;
+    // All threads of a cluster of blocks, so many of each; and the number of its first block.
+    int current = 0, threads = 0;
     u64 number = 0;
+    std::vector<std::vector<u8>> arenas;
     void (*body)(void **) = nullptr;
     void **args = nullptr;
     // What the lanes of a warp show each other.
     std::vector<u64> shown;
     // Barriers that a thread has reached: all of a group go on only when all have reached as many.
-    std::vector<u64> warp_rounds, block_rounds;
+    std::vector<u64> warp_rounds, block_rounds, cluster_rounds;
 };
 static thread_local Block *the_block = nullptr;
-#define TID ((i32)the_block->current)
-#define BID (the_block->number)
+#define TID ((i32)(the_block->current % the_block->threads))
+#define BID (the_block->number + (u64)(the_block->current / the_block->threads))
+#define SHARED_ARENA(name) u8 *const name = the_block->arenas[the_block->current / the_block->threads].data()
 
 static void next_fibre() {
     Block *b = the_block;
     int me = b->current;
     swapcontext(&b->fibres[me].context, &b->scheduler);
 }
-static void block_barrier() {
+static void barrier(std::vector<u64> &rounds, size_t first, size_t end) {
     Block *b = the_block;
-    u64 round = ++b->block_rounds[b->current];
+    u64 round = ++rounds[b->current];
     for (;;) {
         bool all = true;
-        for (size_t t = 0; t < b->fibres.size(); t++) all = all && (b->block_rounds[t] >= round || b->fibres[t].done);
+        for (size_t t = first; t < end; t++) all = all && (rounds[t] >= round || b->fibres[t].done);
         if (all) return;
         next_fibre();
     }
 }
+static void block_barrier() {
+    size_t first = (size_t)(the_block->current / the_block->threads * the_block->threads);
+    barrier(the_block->block_rounds, first, first + (size_t)the_block->threads);
+}
+#define CLUSTER_MEETING() CLUSTER_BARRIER()
+#define CLUSTER_BARRIER() barrier(the_block->cluster_rounds, 0, the_block->fibres.size())
 static void warp_barrier() {
     Block *b = the_block;
-    size_t first = (size_t)b->current / 32 * 32, end = first + 32 < b->fibres.size() ? first + 32 : b->fibres.size();
+    size_t own = (size_t)(b->current / b->threads + 1) * (size_t)b->threads;
+    size_t first = (size_t)b->current / 32 * 32, end = first + 32 < own ? first + 32 : own;
     u64 round = ++b->warp_rounds[b->current];
     for (;;) {
         bool all = true;
@@ -97,15 +115,18 @@ static void fibre_main() {
     next_fibre();
 }
 // Runs `grid` blocks of `threads` threads, one block after the other, from the last to the first: no kernel may rely on an order.
-static void run_blocks(void (*body)(void **), void **args, u64 grid, int threads, bool barriers) {
+static void run_blocks(void (*body)(void **), void **args, u64 grid, int threads, bool barriers, int cluster, int shared) {
     Block block;
     block.body = body;
     block.args = args;
-    block.fibres.resize(threads);
-    block.shown.resize(threads);
+    block.threads = threads;
+    block.fibres.resize(threads * cluster);
+    block.shown.resize(threads * cluster);
+    // Not zeros: kernels find anything there.
+    block.arenas.assign(cluster, std::vector<u8>(shared, 0x7e));
     the_block = &block;
-    for (u64 n = grid; n-- > 0;) {
-        block.number = n;
+    for (u64 n = grid / cluster; n-- > 0;) {
+        block.number = n * (u64)cluster;
         if (!barriers) {
             for (int t = 0; t < threads; t++) {
                 block.current = t;
@@ -113,11 +134,15 @@ static void run_blocks(void (*body)(void **), void **args, u64 grid, int threads
             }
             continue;
         }
-        block.warp_rounds.assign(threads, 0);
-        block.block_rounds.assign(threads, 0);
-        for (int t = 0; t < threads; t++) {
+        int all = threads * cluster;
+        block.warp_rounds.assign(all, 0);
+        block.block_rounds.assign(all, 0);
+        block.cluster_rounds.assign(all, 0);
+        for (int t = 0; t < all; t++) {
             Fibre &f = block.fibres[t];
             f.done = false;
+            f.copies.clear();
+            f.groups = 0;
             f.stack.resize(64 << 10);
             getcontext(&f.context);
             f.context.uc_stack.ss_sp = f.stack.data();
@@ -127,7 +152,7 @@ static void run_blocks(void (*body)(void **), void **args, u64 grid, int threads
         }
         for (bool left = true; left;) {
             left = false;
-            for (int t = threads; t-- > 0;) {
+            for (int t = all; t-- > 0;) {
                 if (block.fibres[t].done) continue;
                 left = true;
                 block.current = t;
@@ -187,7 +212,7 @@ FN float bf16_value(u16 bits) { return float_of_bits((u32)bits << 16); }
 template <> float half_value<f16>(f16, u16 bits) { return widen(f16{bits}); }
 template <> float half_value<bf16>(bf16, u16 bits) { return bf16_value(bits); }
 template <class T> static void mma_16x8x16(T t, float *d, const u32 *a, const u32 *b) {
-    static thread_local u32 as[32][32][4], bs[32][32][2];
+    static thread_local u32 as[128][32][4], bs[128][32][2];
     Block *k = the_block;
     int warp = k->current / 32, lane = k->current % 32;
     memcpy(as[warp][lane], a, 16);
@@ -206,6 +231,56 @@ template <class T> static void mma_16x8x16(T t, float *d, const u32 *a, const u3
         d[i] = (float)sum;
     }
     warp_barrier();
+}
+
+// Copies come as late as they may: a kernel that does not wait reads what was there before.
+static void copy_16(u8 *to, const void *from, bool there) {
+    Fibre &f = the_block->fibres[the_block->current];
+    f.copies.push_back({to, there ? from : nullptr, f.groups});
+}
+static void copies_wait(u64 left) {
+    Fibre &f = the_block->fibres[the_block->current];
+    std::vector<Fibre::Copy> later;
+    for (const Fibre::Copy &c : f.copies) {
+        if (c.group + left >= f.groups)
+            later.push_back(c);
+        else if (c.from)
+            memcpy(c.to, c.from, 16);
+        else
+            memset(c.to, 0, 16);
+    }
+    f.copies.swap(later);
+}
+#define COPIES_COMMIT() (the_block->fibres[the_block->current].groups++)
+#define COPIES_WAIT(n) copies_wait(n)
+#define LATER_WORK_MAY_BEGIN()
+// Four 8x8 matrices, of whose rows each lane names one; as they are, and transposed.
+static void matrices(u32 *r, const u8 *row, bool across) {
+    static thread_local const u8 *rows[128][32];
+    int warp = the_block->current / 32, lane = the_block->current % 32;
+    rows[warp][lane] = row;
+    warp_barrier();
+    for (int m = 0; m < 4; m++) {
+        u16 e[2];
+        for (int x = 0; x < 2; x++) {
+            int i = across ? lane % 4 * 2 + x : lane / 4, j = across ? lane / 4 : lane % 4 * 2 + x;
+            memcpy(&e[x], rows[warp][m * 8 + i] + j * 2, 2);
+        }
+        r[m] = (u32)e[0] | (u32)e[1] << 16;
+    }
+    warp_barrier();
+}
+FN void fragments(u32 *r, const u8 *row) { matrices(r, row, false); }
+FN void fragments_across(u32 *r, const u8 *row) { matrices(r, row, true); }
+FN void load_16(u32 *w, const void *p) { memcpy(w, p, 16); }
+FN void load_8(u32 *w, const void *p) { memcpy(w, p, 8); }
+FN void store_16(void *p, const u32 *w) { memcpy(p, w, 16); }
+FN void store_8(void *p, const u32 *w) { memcpy(p, w, 8); }
+FN void local_16(float *v, const float *p) { memcpy(v, p, 16); }
+// What lies at the same place of another block of the cluster.
+FN void remote_16(float *v, const float *p, int rank) {
+    Block *b = the_block;
+    memcpy(v, b->arenas[rank].data() + ((const u8 *)p - b->arenas[b->current / b->threads].data()), 16);
 }
 
 #define MATH1(name, f32name, f64name)                                                                        \

@@ -22,6 +22,7 @@ struct bf16 {
 #define BARRIER() threadgroup_barrier(mem_flags::mem_threadgroup)
 #define TID ((i32)sp_thread)
 #define BID ((u64)sp_block)
+#define LATER_WORK_MAY_BEGIN()
 #define UNROLL _Pragma("unroll")
 #define UNROLL_8 _Pragma("unroll 8")
 

@@ -3,13 +3,29 @@
 
 use std::fmt::Write;
 
-use streampool_core::op::{Attention, DType, Operand};
+use streampool_core::op::{Attention, DType, Operand, Place};
 
 use crate::emit::{Index, broadcast, float, load, storage, store};
 use crate::{Binding, Kernel};
 
 /// Threads of a block.
 const THREADS: u32 = 128;
+
+/// Bytes of shared memory that keys and values may take.
+const STAGED: usize = 96 << 10;
+
+/// Whether rows lie at multiples of 16 bytes.
+fn wide_rows(operand: &Operand) -> bool {
+    let l = &operand.layout;
+    let at = match operand.place {
+        Place::Arena(at) => at,
+        _ => 0,
+    };
+    at.is_multiple_of(16)
+        && l.offset.is_multiple_of(8)
+        && l.strides[3] == 1
+        && l.strides[..3].iter().zip(l.shape.iter()).all(|(s, &len)| s % 8 == 0 || len == 1)
+}
 
 struct Sizes {
     b: usize,
@@ -181,6 +197,7 @@ fn tensor_cores(op: &Attention, inputs: &[Operand], output: &Operand, z: &Sizes)
         || d > 128
         || e > 128
         || t == 0
+        || !output.layout.offset.is_multiple_of(2)
         || !even(0)
         || !even(1)
     {
@@ -197,6 +214,11 @@ fn tensor_cores(op: &Attention, inputs: &[Operand], output: &Operand, z: &Sizes)
     // From the shape alone (INV-14).
     let warps = z.t.div_ceil(16).min(4);
     let (threads, stride) = (32 * warps as u32, 16 * warps);
+    // Keys and values through shared memory, if they fit: each row is then read once, 16 bytes at a time, and all of them at once.
+    let keys = t.next_multiple_of(16);
+    let pitches = [(d / 8) | 1, (e / 8) | 1].map(|chunks| chunks * 16);
+    let staged =
+        [1, 2].into_iter().all(|n| wide_rows(&inputs[n])) && keys * (pitches[0] + pitches[1]) <= STAGED;
     let mut text = format!("    const {s} warp = TID >> 5, lane = TID & 31, g = lane >> 2, c = lane & 3;\n");
     let _ = writeln!(
         text,
@@ -214,6 +236,21 @@ fn tensor_cores(op: &Attention, inputs: &[Operand], output: &Operand, z: &Sizes)
         base(1, "group"),
         base(2, "group")
     );
+    if staged {
+        text.push_str("    SHARED_ARENA(arena);\n");
+        for (n, name, length, pitch, from) in
+            [(1, "k", d, pitches[0], 0), (2, "v", e, pitches[1], keys * pitches[0])]
+        {
+            let chunks = length / 8;
+            let _ = writeln!(
+                text,
+                "    for (int x = TID; x < {}; x += {threads}) {{ const {s} r = x / {chunks}, p = x % {chunks}; copy_16(arena + {from} + r * {pitch} + p * 16, {name} + ({name}s + (r < {t} ? r : 0) * ({s}){} + p * 8), r < {t}); }}",
+                keys * chunks,
+                strides(n)[2]
+            );
+        }
+        text.push_str("    COPIES_COMMIT();\n");
+    }
     let last = z.s - 1;
     let _ = writeln!(
         text,
@@ -242,16 +279,31 @@ fn tensor_cores(op: &Attention, inputs: &[Operand], output: &Operand, z: &Sizes)
     } else {
         t.to_string()
     };
+    if staged {
+        text.push_str("    COPIES_WAIT(0); BARRIER();\n");
+    }
     let _ = writeln!(
         text,
-        "    for ({s} j = warp * 16; j < {end}; j += {stride}) {{\n    float p[2][4];\n    UNROLL for (int n = 0; n < 2; n++) {{ UNROLL for (int x = 0; x < 4; x++) p[n][x] = 0;"
+        "    for ({s} j = warp * 16; j < {end}; j += {stride}) {{\n    float p[2][4];\n    UNROLL for (int n = 0; n < 2; n++) UNROLL for (int x = 0; x < 4; x++) p[n][x] = 0;"
     );
-    let _ = writeln!(text, "    {s} key = j + n * 8 + g; key = key < {t} ? key : {};", t - 1);
-    let _ = writeln!(
-        text,
-        "    UNROLL for (int x = 0; x < {steps}; x++) {{ u32 b[2]; const {s} at = ks + key * ({s}){} + x * 16 + c * 2; b[0] = *(const GLOBAL u32 *)(k + at); b[1] = *(const GLOBAL u32 *)(k + at + 8); mma_16x8x16({half}(), p[n], a[x], b); }} }}",
-        strides(1)[2]
-    );
+    if staged {
+        let _ = writeln!(
+            text,
+            "    UNROLL for (int x = 0; x < {steps}; x++) {{ u32 b[4]; fragments(b, arena + (j + (lane & 7) + (lane >> 4 << 3)) * {} + (x * 2 + (lane >> 3 & 1)) * 16); mma_16x8x16({half}(), p[0], a[x], b); mma_16x8x16({half}(), p[1], a[x], b + 2); }}",
+            pitches[0]
+        );
+    } else {
+        let _ = writeln!(
+            text,
+            "    UNROLL for (int n = 0; n < 2; n++) {{ {s} key = j + n * 8 + g; key = key < {t} ? key : {};",
+            t - 1
+        );
+        let _ = writeln!(
+            text,
+            "    UNROLL for (int x = 0; x < {steps}; x++) {{ u32 b[2]; const {s} at = ks + key * ({s}){} + x * 16 + c * 2; b[0] = *(const GLOBAL u32 *)(k + at); b[1] = *(const GLOBAL u32 *)(k + at + 8); mma_16x8x16({half}(), p[n], a[x], b); }} }}",
+            strides(1)[2]
+        );
+    }
     // Scale, mask, and hide what is beyond the last key.
     text.push_str("    UNROLL for (int n = 0; n < 2; n++) UNROLL for (int x = 0; x < 4; x++) {\n");
     let _ = writeln!(
@@ -282,15 +334,25 @@ fn tensor_cores(op: &Attention, inputs: &[Operand], output: &Operand, z: &Sizes)
         pack("p[1][0]", "p[1][1]"),
         pack("p[1][2]", "p[1][3]")
     );
-    let _ = writeln!(
-        text,
-        "    UNROLL for (int n = 0; n < {columns}; n++) {{ u32 b[2]; UNROLL for (int x = 0; x < 2; x++) {{ const {s} key = j + x * 8 + c * 2, at = vs + n * 8 + g;"
-    );
-    let _ = writeln!(
-        text,
-        "    const u32 low = key < {t} ? v[at + key * ({s}){st}].bits : 0, high = key + 1 < {t} ? v[at + (key + 1) * ({s}){st}].bits : 0; b[x] = low | high << 16; }} mma_16x8x16({half}(), acc[n], w, b); }}\n    }}",
-        st = strides(2)[2]
-    );
+    if staged {
+        // Of an odd number of columns the last pair is half of use.
+        let _ = writeln!(
+            text,
+            "    UNROLL for (int n = 0; n < {columns}; n += 2) {{ u32 b[4]; fragments_across(b, arena + {} + (j + (lane & 15)) * {} + (n + (lane >> 4)) * 16); mma_16x8x16({half}(), acc[n], w, b); if (n + 1 < {columns}) mma_16x8x16({half}(), acc[n + 1 < {columns} ? n + 1 : n], w, b + 2); }}\n    }}",
+            keys * pitches[0],
+            pitches[1]
+        );
+    } else {
+        let _ = writeln!(
+            text,
+            "    UNROLL for (int n = 0; n < {columns}; n++) {{ u32 b[2]; UNROLL for (int x = 0; x < 2; x++) {{ const {s} key = j + x * 8 + c * 2, at = vs + n * 8 + g;"
+        );
+        let _ = writeln!(
+            text,
+            "    const u32 low = key < {t} ? v[at + key * ({s}){st}].bits : 0, high = key + 1 < {t} ? v[at + (key + 1) * ({s}){st}].bits : 0; b[x] = low | high << 16; }} mma_16x8x16({half}(), acc[n], w, b); }}\n    }}",
+            st = strides(2)[2]
+        );
+    }
     for r in 0..2 {
         let _ =
             writeln!(text, "    total{r} += shuffle_xor(total{r}, 1); total{r} += shuffle_xor(total{r}, 2);");
@@ -309,14 +371,26 @@ fn tensor_cores(op: &Attention, inputs: &[Operand], output: &Operand, z: &Sizes)
     } else {
         format!("(((u64)batch * {}u + (u64)head) * {}u + (u64)row) * {e}u", z.h, z.s)
     };
+    // Once for each row and warp: what the warp's sums count.
     let _ = writeln!(
         text,
-        "    for (int x = TID; x < {}; x += {threads}) {{ const int r = x / {e}, column = x % {e}; const {s} row = tile + r; if (row >= {}) break; float top = tops[0][r]; UNROLL for (int w = 1; w < {warps}; w++) top = f_max(top, tops[w][r]); const float from = top == -{infinity} ? 0.0f : top; float sum = 0, total = 0; UNROLL for (int w = 0; w < {warps}; w++) {{ const float by = m_exp(tops[w][r] - from); total += totals[w][r] * by; sum += accs[w][r][column] * by; }} const u64 to = {to} + (u32)column; {} }}",
-        16 * e,
-        z.s,
-        store(dtype, "y", "to", "total == 0.0f ? 0.0f : sum / total")
+        "    SHARED float counts[{warps}][16];\n    if (TID < {}) {{ const int r = TID & 15, w = TID >> 4; float top = tops[0][r]; UNROLL for (int o = 1; o < {warps}; o++) top = f_max(top, tops[o][r]); const float from = top == -{infinity} ? 0.0f : top; float total = 0; UNROLL for (int o = 0; o < {warps}; o++) total += totals[o][r] * m_exp(tops[o][r] - from); counts[w][r] = total == 0.0f ? 0.0f : m_exp(tops[w][r] - from) / total; }}\n    BARRIER();",
+        16 * warps
     );
-    let what = format!("fused attention, tensor cores, {warps} warps for 16 queries");
-    let kernel = Kernel::new(what, (z.b * z.h * tiles) as u64, threads);
+    let _ = writeln!(
+        text,
+        "    for (int x = TID; x < {}; x += {threads}) {{ const int r = x / {half_e}, column = x % {half_e} * 2; const {s} row = tile + r; if (row >= {}) break; float low = 0, high = 0; UNROLL for (int w = 0; w < {warps}; w++) {{ low += accs[w][r][column] * counts[w][r]; high += accs[w][r][column + 1] * counts[w][r]; }} const u64 to = {to} + (u32)column; *(GLOBAL u32 *)(y + to) = pair_of({half}(), low, high); }}",
+        8 * e,
+        z.s,
+        half_e = e / 2
+    );
+    let mut what = format!("fused attention, tensor cores, {warps} warps for 16 queries");
+    let mut shared = 0;
+    if staged {
+        what.push_str(", keys and values in shared memory");
+        // The last row's unused half pair lies beyond it.
+        shared = keys * (pitches[0] + pitches[1]) + 16;
+    }
+    let kernel = Kernel::new(what, (z.b * z.h * tiles) as u64, threads).with_shared(shared as u32, 1);
     Some(bind(op, inputs, output, kernel).body(text))
 }

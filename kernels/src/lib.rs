@@ -15,13 +15,17 @@ mod map;
 mod matmul;
 mod movement;
 mod normalize;
+mod product;
+mod random;
 mod reduce;
+mod resize;
 mod sort;
 mod window;
 
 use streampool_core::op::{Op, Operand};
 
 pub use matmul::{epilogue, vectors};
+pub use product::{Product, product};
 
 /// Which device's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,8 +69,13 @@ pub struct Kernel {
     pub grid: u64,
     /// Threads of a block.
     pub threads: u32,
+    /// Bytes of shared memory that a launch asks for.
+    pub shared: u32,
+    /// Blocks of a cluster, which read each other's shared memory; 1 for none.
+    pub cluster: u32,
     /// What was chosen, for `inspect`.
     pub what: String,
+    early: String,
     body: String,
     barriers: bool,
     restrict: bool,
@@ -94,7 +103,10 @@ impl Kernel {
             params: Vec::new(),
             grid,
             threads,
+            shared: 0,
+            cluster: 1,
             what: what.into(),
+            early: String::new(),
             body: String::new(),
             barriers: false,
             restrict: false,
@@ -112,6 +124,18 @@ impl Kernel {
         self
     }
 
+    /// Blocks have `bytes` of shared memory, as `SHARED_ARENA`, and form clusters of `cluster`.
+    pub(crate) fn with_shared(mut self, bytes: u32, cluster: u32) -> Self {
+        (self.shared, self.cluster) = (bytes, cluster);
+        self
+    }
+
+    /// What runs before the stream's earlier work is known to be done: it touches nothing that such work writes.
+    pub(crate) fn early(mut self, text: String) -> Self {
+        self.early = text;
+        self
+    }
+
     /// No output overlaps an input.
     pub(crate) fn apart(mut self) -> Self {
         self.restrict = true;
@@ -123,6 +147,7 @@ impl Kernel {
         let mut hash = Fnv::default();
         hash.write(self.source_of("k", Dialect::Cuda).as_bytes());
         hash.write(&self.grid.to_le_bytes());
+        hash.write(&[self.cluster as u8]);
         self.name = format!("k{:016x}", hash.0);
         self
     }
@@ -142,7 +167,7 @@ impl Kernel {
         let list = |f: &dyn Fn(usize, &Param) -> String| {
             self.params.iter().enumerate().map(|(i, p)| f(i, p)).collect::<Vec<_>>()
         };
-        let body = &self.body;
+        let (early, body) = (&self.early, &self.body);
         match dialect {
             Dialect::Cuda => {
                 let restrict = if self.restrict { "__restrict__ " } else { "" };
@@ -150,8 +175,10 @@ impl Kernel {
                     let constant = if written(p) { "" } else { "const " };
                     format!("{constant}{} *{restrict}{}", p.ctype, p.name)
                 });
+                // Where weights are read early, blocks that wait for earlier work hold much shared memory: they say themselves when the next may come.
+                let begin = if self.early.is_empty() { "    LATER_WORK_MAY_BEGIN();\n" } else { "" };
                 format!(
-                    "extern \"C\" __global__ void __launch_bounds__({}) {name}({}) {{\n    AFTER_EARLIER_WORK();\n{body}}}\n",
+                    "extern \"C\" __global__ void __launch_bounds__({}) {name}({}) {{\n{begin}{early}    AFTER_EARLIER_WORK();\n{body}}}\n",
                     self.threads,
                     params.join(", ")
                 )
@@ -162,7 +189,7 @@ impl Kernel {
                     format!("device {constant}{} *{} [[buffer({i})]]", p.ctype, p.name)
                 });
                 format!(
-                    "kernel void {name}({}, uint sp_thread [[thread_position_in_threadgroup]], uint sp_block [[threadgroup_position_in_grid]]) {{\n{body}}}\n",
+                    "kernel void {name}({}, uint sp_thread [[thread_position_in_threadgroup]], uint sp_block [[threadgroup_position_in_grid]]) {{\n{early}{body}}}\n",
                     params.join(", ")
                 )
             }
@@ -170,11 +197,13 @@ impl Kernel {
                 let params =
                     list(&|i, p| format!("    {t} *{n} = ({t} *)args[{i}];\n", t = p.ctype, n = p.name));
                 format!(
-                    "static void {name}_body(void **args) {{\n{}{body}}}\nextern \"C\" void {name}(void **args) {{ run_blocks({name}_body, args, {}ull, {}, {}); }}\n",
+                    "static void {name}_body(void **args) {{\n{}{early}{body}}}\nextern \"C\" void {name}(void **args) {{ run_blocks({name}_body, args, {}ull, {}, {}, {}, {}); }}\n",
                     params.concat(),
                     self.grid,
                     self.threads,
-                    self.barriers
+                    self.barriers,
+                    self.cluster,
+                    self.shared
                 )
             }
         }
@@ -229,6 +258,8 @@ pub fn lower(op: &Op, inputs: &[Operand], outputs: &[Operand]) -> Option<Vec<Ker
         Op::MatMul(o) => Some(matmul::lower(o, inputs, &outputs[0])),
         Op::MatMulInteger(o) => Some(matmul::integer(o, inputs, &outputs[0])),
         Op::Attention(o) => Some(attention::lower(o, inputs, &outputs[0])),
-        Op::Resize(_) | Op::Unique(_) | Op::Random(_) | Op::Recurrent(_) | Op::Linalg(_) => None,
+        Op::Random(o) => Some(random::random(o, &outputs[0])),
+        Op::Resize(o) => resize::resize(o, &inputs[0], &outputs[0]),
+        Op::Unique(_) | Op::Recurrent(_) | Op::Linalg(_) => None,
     }
 }

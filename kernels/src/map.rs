@@ -69,7 +69,7 @@ pub(crate) fn lower(map: &Map, inputs: &[Operand], output: &Operand) -> Vec<Kern
     vec![kernel.param(Binding::Output(0), "y", storage(output.dtype)).body(text)]
 }
 
-fn expression(instr: &Instr, registers: &[DType]) -> String {
+pub(crate) fn expression(instr: &Instr, registers: &[DType]) -> String {
     match *instr {
         Instr::Input(n) => format!("x{n}[k]"),
         Instr::Const(value) => literal(value),
@@ -78,6 +78,12 @@ fn expression(instr: &Instr, registers: &[DType]) -> String {
         Instr::Select(c, a, b) => format!("v{c} ? v{a} : v{b}"),
         Instr::Cast(to, a) => cast(registers[usize::from(a)], to, &format!("v{a}")),
     }
+}
+
+/// Whether the expression reads one operand, at one place, and keeps `dtype`.
+pub(crate) fn single_input(map: &Map, dtype: DType) -> bool {
+    map.code.iter().all(|i| matches!(i, Instr::Input(0)) || !matches!(i, Instr::Input(_)))
+        && map.check(&[dtype]).is_ok_and(|registers| registers.last() == Some(&dtype))
 }
 
 fn unary(f: Unary, x: &str) -> String {

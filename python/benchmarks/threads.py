@@ -1,6 +1,7 @@
 """Calls per second from 1, 2, 4 and 8 Python threads, beside ONNX Runtime in the same run.
 
     python python/benchmarks/threads.py [--models .cache/models] [--seconds 0.5] [--repeats 5] [--only W2,W3] [--json FILE]
+    python python/benchmarks/threads.py --device cuda --threads 1,16 --only "MiniLM fp16"   # on a GPU, inputs lie there
 
 W2 is a model of microseconds (MLP 64-64-64-64), W3 a small one (MLP 512-1024-1024-512), W4 all-MiniLM-L6-v2; each at batch 1. The
 engines are measured in turn, repeat by repeat, so that what else the machine does meets all of them; the medians are printed, and
@@ -27,11 +28,10 @@ import numpy as np
 import streampool as sp
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-THREADS = (1, 2, 4, 8)
 
 
-def workloads(models: pathlib.Path):
-    """Name, file and inputs of each workload that is there."""
+def workloads(models: pathlib.Path, wanted: list[str]):
+    """Name, file and inputs of each wanted workload that is there."""
     rng = np.random.default_rng()
 
     def sentence(length):
@@ -43,10 +43,14 @@ def workloads(models: pathlib.Path):
         ("W3", "mlp.onnx", {"x": rng.standard_normal((1, 512), np.float32)}),
         ("W4 s16", "minilm.onnx", sentence(16)),
         ("W4 s128", "minilm.onnx", sentence(128)),
+        ("MiniLM fp16 s16", "minilm-f16.onnx", sentence(16)),
+        ("MiniLM fp16 s128", "minilm-f16.onnx", sentence(128)),
     ]:
+        if wanted and not any(name.startswith(w) for w in wanted):
+            continue
         if (models / file).exists():
             yield name, models / file, inputs
-        else:
+        elif "-f16" not in file:
             print(f"{name}: {models / file} is not there; scripts/fetch-models gets it", file=sys.stderr)
 
 
@@ -76,10 +80,19 @@ def rate(call: Callable[[], object], threads: int, seconds: float) -> float:
     return sum(counts) / (time.perf_counter() - begin)
 
 
-def engines(file: pathlib.Path, inputs: dict) -> dict[str, Callable[[], object]]:
-    """A call of each engine; all give the same outputs."""
-    model = sp.load(file)
+def engines(file: pathlib.Path, inputs: dict, device: str | None) -> dict[str, Callable[[], object]]:
+    """A call of each engine, all of which give the same outputs; of streampool alone on a device that is named."""
+    model = sp.load(file, device) if device else sp.load(file)
     given = {name: inputs[name] for name in model.input_names}
+    if device is not None:
+        given = {name: sp.tensor(array, device=model.device) for name, array in given.items()}
+
+        def waited() -> None:
+            model.run(given)
+            sp.current_stream(model.device).synchronize()
+
+        # A model with an embedding has been waited for when its run returns, as an index may be out of range.
+        return {"streampool": (lambda: model.run(given)) if "minilm" in file.name else waited}
     calls: dict[str, Callable[[], object]] = {"streampool": lambda: model.run(given)}
     try:
         import onnxruntime
@@ -96,13 +109,13 @@ def engines(file: pathlib.Path, inputs: dict) -> dict[str, Callable[[], object]]
     return calls
 
 
-def measure(calls: dict, seconds: float, repeats: int) -> dict:
+def measure(calls: dict, threads: tuple[int, ...], seconds: float, repeats: int) -> dict:
     """Medians by engine and number of threads."""
-    rates = {name: {n: [] for n in THREADS} for name in calls}
+    rates = {name: {n: [] for n in threads} for name in calls}
     for call in calls.values():
         rate(call, 2, 0.2)
     for _ in range(repeats):
-        for n in THREADS:
+        for n in threads:
             for name, call in calls.items():
                 rates[name][n].append(rate(call, n, seconds))
     return {name: {n: statistics.median(r) for n, r in by.items()} for name, by in rates.items()}
@@ -144,25 +157,30 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", default="", help="workloads, as W2,W3")
     parser.add_argument("--json", type=pathlib.Path)
+    parser.add_argument("--device", help="streampool alone, on this device")
+    parser.add_argument("--threads", default="1,2,4,8")
     options = parser.parse_args()
+    threads = tuple(int(n) for n in options.threads.split(","))
     wanted = [w for w in options.only.split(",") if w]
     results: dict = {}
-    print(f"{'calls/s':10} {'engine':12}" + "".join(f"{n:>10} t" for n in THREADS) + "   8 t / 1 t")
+    print(
+        f"{'calls/s':10} {'engine':12}"
+        + "".join(f"{n:>10} t" for n in threads)
+        + f"   {threads[-1]} t / {threads[0]} t"
+    )
     micro = None
-    for name, file, inputs in workloads(options.models):
-        if wanted and not any(name.startswith(w) for w in wanted):
-            continue
+    for name, file, inputs in workloads(options.models, wanted):
         if name == "W2":
             micro = file, inputs
-        result = measure(engines(file, inputs), options.seconds, options.repeats)
+        result = measure(engines(file, inputs, options.device), threads, options.seconds, options.repeats)
         results[name] = result
         for engine, rates in result.items():
-            line = "".join(f"{rates[n]:12,.0f}" for n in THREADS)
-            print(f"{name:10} {engine:12}{line} {rates[8] / rates[1]:9.2f}x")
+            line = "".join(f"{rates[n]:12,.0f}" for n in threads)
+            print(f"{name:10} {engine:12}{line} {rates[threads[-1]] / rates[threads[0]]:9.2f}x")
         if peers := [rates for engine, rates in result.items() if engine != "streampool"]:
-            ratios = [result["streampool"][n] / max(rates[n] for rates in peers) for n in THREADS]
+            ratios = [result["streampool"][n] / max(rates[n] for rates in peers) for n in threads]
             print(f"{name:10} {'ratio':12}" + "".join(f"{r:11.2f}x" for r in ratios))
-    if micro is not None and (cost := overhead(*micro, options.repeats)) is not None:
+    if micro is not None and options.device is None and (cost := overhead(*micro, options.repeats)) is not None:
         results["overhead"] = cost
         print(
             f"W2, one thread: {cost['python_us']:.2f} us a call from Python, {cost['rust_us']:.2f} us from Rust: ",

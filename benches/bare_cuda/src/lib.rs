@@ -224,3 +224,23 @@ impl Bare {
         ok("wait", unsafe { cu::cuStreamSynchronize(self.stream) });
     }
 }
+
+/// Runs a kernel that writes where nothing is, in the context that streampool uses too: the GPU is lost to this process.
+///
+/// # Panics
+/// If the kernel cannot be loaded.
+pub fn write_to_nowhere() {
+    const TEXT: &std::ffi::CStr = c".version 7.0\n.target sm_80\n.address_size 64\n.visible .entry nowhere() {\n.reg .b64 %a;\nmov.u64 %a, 64;\nst.global.u64 [%a], %a;\nret;\n}\n";
+    // SAFETY: one thread makes, uses and leaves all handles; the text ends with a zero and has the entry that is asked for.
+    unsafe {
+        ok("init", cu::cuInit(0));
+        let (mut context, mut module, mut function) = (null_mut(), null_mut(), null_mut());
+        ok("context", cu::cuDevicePrimaryCtxRetain(&mut context, 0));
+        ok("enter", cu::cuCtxSetCurrent(context));
+        ok("loading", cu::cuModuleLoadData(&mut module, TEXT.as_ptr().cast()));
+        ok("finding", cu::cuModuleGetFunction(&mut function, module, c"nowhere".as_ptr()));
+        let launched = cu::cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, null_mut(), null_mut(), null_mut());
+        ok("launching", launched);
+        assert_ne!(cu::cuCtxSynchronize(), cu::CUresult::CUDA_SUCCESS, "a write to nowhere went well");
+    }
+}

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use streampool_conformance::Case;
 use streampool_core::driver::{Bindings, Slice};
-use streampool_core::op::{HostTensor, Operand};
+use streampool_core::op::{DType, HostTensor, Operand, Place, Program, TensorType};
 use streampool_cpu::{CpuConfig, CpuDriver, Executor};
 use streampool_kernels::{Binding, Dialect, Kernel, failed_index, lower, prelude};
 
@@ -22,15 +23,29 @@ fn kernels(case: &Case) -> Vec<Kernel> {
 
 /// What the CPU device gives.
 pub(crate) fn expected(case: &Case) -> Vec<HostTensor> {
-    let driver = CpuDriver::new(CpuConfig { cores: 1 });
-    let program = driver.compile_program(&case.program()).unwrap_or_else(|e| panic!("{}: {e}", case.name));
     let mut outputs = case.buffers();
-    let read: Vec<Slice<'_>> = case.data.iter().map(|t| Slice::host(t.bytes())).collect();
-    let written: Vec<Slice<'_>> = outputs.iter_mut().map(|t| Slice::host_mut(t.bytes_mut())).collect();
-    let bindings = Bindings { inputs: &read, outputs: &written, arena: Slice::EMPTY };
-    let team = Arc::clone(driver.team());
-    Executor::new(team).run(&program, &bindings).unwrap_or_else(|e| panic!("{}: {e}", case.name));
+    run_into(&case.program(), &case.data, &mut outputs);
     outputs
+}
+
+/// What the CPU device gives of a program, in zeroed buffers of these types.
+pub(crate) fn run_on_cpu(program: &Program, data: &[HostTensor], outputs: &[TensorType]) -> Vec<HostTensor> {
+    let mut outputs: Vec<HostTensor> =
+        outputs.iter().map(|t| HostTensor::zeros(t.clone()).expect("room for a test")).collect();
+    run_into(program, data, &mut outputs);
+    outputs
+}
+
+fn run_into(program: &Program, data: &[HostTensor], outputs: &mut [HostTensor]) {
+    let driver = CpuDriver::new(CpuConfig { cores: 1 });
+    let name = &program.name;
+    let executable = driver.compile_program(program).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let mut arena = HostTensor::zeros(TensorType::new(DType::U8, [program.arena_bytes])).expect("an arena");
+    let read: Vec<Slice<'_>> = data.iter().map(|t| Slice::host(t.bytes())).collect();
+    let written: Vec<Slice<'_>> = outputs.iter_mut().map(|t| Slice::host_mut(t.bytes_mut())).collect();
+    let bindings = Bindings { inputs: &read, outputs: &written, arena: Slice::host_mut(arena.bytes_mut()) };
+    let team = Arc::clone(driver.team());
+    Executor::new(team).run(&executable, &bindings).unwrap_or_else(|e| panic!("{name}: {e}"));
 }
 
 impl Library {
@@ -39,39 +54,68 @@ impl Library {
         let mut outputs = case.buffers();
         let mut status = 0u64;
         for kernel in kernels(case) {
-            let mut args: Vec<*mut c_void> = kernel
-                .params
-                .iter()
-                .map(|p| {
-                    let at =
-                        |o: &Operand, t: *mut u8| t.wrapping_add(o.layout.offset * o.dtype.size()).cast();
-                    match p.binding {
-                        Binding::Input(i) => at(&case.inputs[i], case.data[i].bytes().as_ptr().cast_mut()),
-                        Binding::Output(i) => at(&case.outputs[i], outputs[i].bytes_mut().as_mut_ptr()),
-                        Binding::Status => (&raw mut status).cast(),
-                    }
-                })
-                .collect();
-            // SAFETY: the library was made from this very kernel, whose parameters these are; buffers have the operands' extents.
-            unsafe {
-                let entry: libloading::Symbol<'_, unsafe extern "C" fn(*mut *mut c_void)> =
-                    self.library.get(kernel.name.as_bytes()).expect("the kernel was compiled");
-                entry(args.as_mut_ptr());
-            }
+            let at = |o: &Operand, t: *mut u8| t.wrapping_add(o.layout.offset * o.dtype.size());
+            self.launch_at(&kernel, |binding| match binding {
+                Binding::Input(i) => Some(at(&case.inputs[i], case.data[i].bytes().as_ptr().cast_mut())),
+                Binding::Output(i) => Some(at(&case.outputs[i], outputs[i].bytes_mut().as_mut_ptr())),
+                Binding::Status => Some((&raw mut status).cast()),
+            });
         }
         (outputs, failed_index(status))
     }
 
+    /// Runs a kernel on operands that lie in `data`, with outputs from their first byte on.
+    pub(crate) fn launch(
+        &self,
+        kernel: &Kernel,
+        inputs: &[Operand],
+        data: &[HostTensor],
+        outputs: &mut [HostTensor],
+    ) {
+        self.launch_at(kernel, |binding| match binding {
+            Binding::Input(i) => {
+                let Place::Input(n) = inputs[i].place else { return None };
+                let first = data[n as usize].bytes().as_ptr().cast_mut();
+                Some(first.wrapping_add(inputs[i].layout.offset * inputs[i].dtype.size()))
+            }
+            Binding::Output(i) => Some(outputs[i].bytes_mut().as_mut_ptr()),
+            Binding::Status => None,
+        });
+    }
+
+    /// Runs a kernel; `at` tells where each binding's element 0 is.
+    pub(crate) fn launch_at(&self, kernel: &Kernel, mut at: impl FnMut(Binding) -> Option<*mut u8>) {
+        let mut args: Vec<*mut c_void> = kernel
+            .params
+            .iter()
+            .map(|p| at(p.binding).unwrap_or_else(|| panic!("{:?} is bound to nothing", p.binding)).cast())
+            .collect();
+        // SAFETY: the library was made from this very kernel, whose parameters these are; buffers have the operands' extents.
+        unsafe {
+            let entry: libloading::Symbol<'_, unsafe extern "C" fn(*mut *mut c_void)> =
+                self.library.get(kernel.name.as_bytes()).expect("the kernel was compiled");
+            entry(args.as_mut_ptr());
+        }
+    }
+
     /// Compiles all kernels of `cases` into one library.
     pub(crate) fn new(cases: &[Case]) -> Self {
-        let all: BTreeMap<String, Kernel> =
-            cases.iter().flat_map(kernels).map(|k| (k.name.clone(), k)).collect();
+        Self::of(cases.iter().flat_map(kernels))
+    }
+
+    /// Compiles kernels into one library.
+    pub(crate) fn of(kernels: impl IntoIterator<Item = Kernel>) -> Self {
+        let all: BTreeMap<String, Kernel> = kernels.into_iter().map(|k| (k.name.clone(), k)).collect();
         let mut text = prelude(Dialect::Host);
         for kernel in all.values() {
             text.push_str(&kernel.source(Dialect::Host));
         }
-        let folder =
-            std::env::temp_dir().join(format!("streampool-kernels-{}-{}", std::process::id(), all.len()));
+        static FOLDERS: AtomicUsize = AtomicUsize::new(0);
+        let folder = std::env::temp_dir().join(format!(
+            "streampool-kernels-{}-{}",
+            std::process::id(),
+            FOLDERS.fetch_add(1, Ordering::Relaxed)
+        ));
         std::fs::create_dir_all(&folder).expect("a folder for the compiler");
         let (source, object) = (folder.join("kernels.cpp"), folder.join("kernels.so"));
         std::fs::write(&source, text).expect("the source is written");

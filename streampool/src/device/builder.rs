@@ -30,6 +30,7 @@ pub struct DeviceBuilder {
     cores: Option<usize>,
     sim: SimConfig,
     tf32: bool,
+    strict: bool,
     kernel_cache: Option<PathBuf>,
 }
 
@@ -44,6 +45,7 @@ impl DeviceBuilder {
             cores: None,
             sim: SimConfig::default(),
             tf32: false,
+            strict: false,
             kernel_cache: None,
         }
     }
@@ -99,6 +101,13 @@ impl DeviceBuilder {
         self
     }
 
+    /// CUDA: refuses models and operations that have no kernel, by name, instead of running such steps on the CPU between copies, which `inspect` notes.
+    #[must_use]
+    pub fn strict(mut self, strict: bool) -> Self {
+        self.strict = strict;
+        self
+    }
+
     /// CUDA: a folder in which compiled kernels are kept from one process to the next; none by default.
     #[must_use]
     pub fn kernel_cache(mut self, folder: impl Into<PathBuf>) -> Self {
@@ -119,7 +128,9 @@ impl DeviceBuilder {
             (None, name) if cuda_ordinal(name).is_some() => Arc::new(CudaDriver::new(CudaConfig {
                 ordinal: cuda_ordinal(name).unwrap_or(0),
                 tf32: self.tf32,
+                strict: self.strict,
                 cache_folder: self.kernel_cache,
+                ..CudaConfig::default()
             })?),
             (None, other) => {
                 return Err(Error::unsupported(format!(

@@ -137,7 +137,9 @@ def system() -> dict[str, Any]:
 
 def run_all(rows: Iterable[Row], devices: Sequence[str], *, named: bool, quick: bool, out: TextIO) -> list[Outcome]:
     """Every row on every device, said as it is done."""
+    # GPUs are numbered; the name without a number is the first.
     available = sp.available_devices()
+    available += sorted({name.partition(":")[0] for name in available if name.endswith(":0")})
     outcomes: list[Outcome] = []
     for device in devices:
         if device not in available:

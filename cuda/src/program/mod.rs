@@ -1,0 +1,143 @@
+//! A program prepared for the device: kernels, library calls and host steps, with the places of their operands.
+
+mod fuse;
+mod place;
+mod prepare;
+mod siblings;
+
+use std::any::Any;
+use std::sync::Arc;
+
+use streampool_core::driver::{ALIGNMENT, Bindings, Executable};
+use streampool_core::op::Port;
+use streampool_core::{Error, Result};
+
+use crate::compiler::Function;
+use crate::driver::Shared;
+use crate::gemm::Gemm;
+use crate::host_step::HostStep;
+use crate::memory::DeviceMemory;
+
+pub(crate) use place::{INPUT_ALIGNMENT, Located};
+
+/// One kernel launch.
+pub(crate) struct Launch {
+    pub(crate) function: Arc<Function>,
+    pub(crate) grid: u64,
+    pub(crate) threads: u32,
+    /// Bytes of shared memory that the launch asks for, and blocks of a cluster.
+    pub(crate) shared: u32,
+    pub(crate) cluster: u32,
+    pub(crate) args: Box<[Located]>,
+    what: String,
+}
+
+/// What a step does.
+pub(crate) enum Work {
+    Kernels(Vec<Launch>),
+    Gemm { gemm: Gemm, at: [Located; 3], residual: Located, tail: Option<Launch> },
+    Host { step: HostStep, inputs: Vec<Located>, outputs: Vec<Located> },
+}
+
+pub(crate) struct Prepared {
+    pub(crate) name: String,
+    /// Which status word, if data can make the step fail.
+    pub(crate) status: Option<usize>,
+    pub(crate) work: Work,
+    what: String,
+}
+
+/// A program compiled for a CUDA device.
+pub(crate) struct CudaExecutable {
+    /// Unique in this process: the key of graphs.
+    pub(crate) id: u64,
+    pub(crate) name: String,
+    pub(crate) inputs: Box<[Port]>,
+    pub(crate) outputs: Box<[Port]>,
+    pub(crate) arena_bytes: usize,
+    pub(crate) workspace_bytes: usize,
+    pub(crate) steps: Box<[Prepared]>,
+    /// Whether one launch of a graph is quicker than the launches of a run.
+    pub(crate) worth_a_graph: bool,
+    /// Status words that its steps use.
+    pub(crate) status_words: usize,
+    /// Whether data can make it fail: then its run is waited for, so that the error is that call's own.
+    pub(crate) may_fail: bool,
+    /// Whether the host takes part: then it is no graph.
+    pub(crate) on_host: bool,
+    device: *const (),
+    context: Arc<crate::context::Context>,
+    _constants: Box<[Option<Arc<DeviceMemory>>]>,
+    _groups: Box<[Arc<DeviceMemory>]>,
+}
+
+// SAFETY: immutable; `device` is compared, never followed.
+unsafe impl Send for CudaExecutable {}
+// SAFETY: as above.
+unsafe impl Sync for CudaExecutable {}
+
+impl CudaExecutable {
+    /// Whether it was compiled for this device.
+    pub(crate) fn belongs_to(&self, device: &Shared) -> bool {
+        std::ptr::eq(self.device, std::ptr::from_ref(device).cast())
+    }
+
+    /// Checks what is bound: cheap, as it is done for every launch.
+    pub(crate) fn check_bindings(&self, bindings: &Bindings<'_>) -> Result<()> {
+        let fail = |why: String| Err(Error::invalid_argument(format!("program '{}': {why}", self.name)));
+        for (kind, ports, slices) in
+            [("input", &self.inputs, bindings.inputs), ("output", &self.outputs, bindings.outputs)]
+        {
+            if ports.len() != slices.len() {
+                return fail(format!("needs {} {kind}(s), got {}", ports.len(), slices.len()));
+            }
+            for (i, (port, slice)) in ports.iter().zip(slices).enumerate() {
+                if slice.bytes() < port.bytes {
+                    return fail(format!("{kind} {i} has {} bytes, needs {}", slice.bytes(), port.bytes));
+                }
+                let needed = if kind == "output" { INPUT_ALIGNMENT } else { port.dtype.size() as u64 };
+                if port.bytes > 0 && !slice.address().is_multiple_of(needed) {
+                    return fail(format!(
+                        "{kind} {i} is at address {:#x}, needs a multiple of {needed}",
+                        slice.address()
+                    ));
+                }
+            }
+        }
+        let arena = bindings.arena;
+        if arena.bytes() < self.arena_bytes || !arena.address().is_multiple_of(ALIGNMENT as u64) {
+            return fail(format!(
+                "the arena has {} bytes at {:#x}, needs {} aligned to {ALIGNMENT}",
+                arena.bytes(),
+                arena.address(),
+                self.arena_bytes
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for CudaExecutable {
+    fn drop(&mut self) {
+        // Machine code and weights go with the last program that uses them; work under way may still read them. Rare, so all is waited for.
+        if self.context.enter().is_ok() {
+            // SAFETY: takes nothing.
+            let _ = unsafe { cudarc::driver::sys::cuCtxSynchronize() };
+        }
+    }
+}
+
+impl Executable for CudaExecutable {
+    fn bytes(&self) -> usize {
+        // Machine code is shared by programs; a few KiB a step is what is this one's own.
+        size_of::<Self>() + self.steps.len() * 2048
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn describe(&self) -> Vec<String> {
+        self.steps.iter().map(|s| format!("{}: {}", s.name, s.what)).collect()
+    }
+}

@@ -1,0 +1,404 @@
+//! The text of such a kernel.
+
+use std::fmt::Write;
+
+use super::{Cut, Product, STAGE};
+use crate::emit::{activate, float};
+use crate::map::expression;
+
+/// How often `at_once` threads go to do `n` things, and the guard of the last time if they do not divide.
+fn passes(n: usize, at_once: usize, guard: &str) -> (usize, String) {
+    let guard = if n.is_multiple_of(at_once) { String::new() } else { format!("if ({guard}) ") };
+    (n.div_ceil(at_once), guard)
+}
+
+/// Writes the kernel.
+pub(super) struct Text<'a> {
+    pub(super) p: &'a Product<'a>,
+    pub(super) cut: &'a Cut,
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    /// Whether the weight's rows are its columns' elements.
+    pub(super) across: bool,
+    /// The element type's name.
+    pub(super) half: &'static str,
+}
+
+impl Text<'_> {
+    /// What may run before earlier work has ended, and the rest.
+    pub(super) fn write(&self) -> (String, String) {
+        let Cut { rows, columns, warps, cluster, depth, .. } = *self.cut;
+        let (m, n, k) = (self.m, self.n, self.k);
+        let (slots, stages) = (self.cut.slots(), self.cut.stages());
+        let row_tiles = m.div_ceil(rows);
+        let column_tiles = n.div_ceil(columns);
+        // Of the pipeline: stages that are asked for before the first is used.
+        let ahead = if stages <= slots { stages } else { slots - 1 };
+        let mut early = format!(
+            "    SHARED_ARENA(arena);\n    const i32 group = TID / {}, warp = TID % {} >> 5, lane = TID & 31; (void)group; const i32 rank = (i32)(BID % {cluster}u), tile = (i32)(BID / {cluster}u);\n    const i32 row0 = tile % {row_tiles} * {rows}, column0 = tile / {row_tiles} % {column_tiles} * {columns}, which = tile / {}; (void)which;\n    const i32 k0 = rank * {depth}, k1 = k0 + {depth} < {k} ? k0 + {depth} : {k};\n",
+            warps.0 * warps.1 * 32,
+            warps.0 * warps.1 * 32,
+            row_tiles * column_tiles
+        );
+        if let Some((_, step)) = self.p.siblings {
+            let _ = writeln!(early, "    b += (i64)which * {}; y += (i64)which * {step};", n * k);
+            if self.p.op.bias {
+                let _ = writeln!(early, "    bias += which * {n};");
+            }
+        }
+        let weights: String =
+            (0..ahead).map(|s| self.load_b(&s.to_string(), &s.to_string(), self.width(s))).collect();
+        let mut body = String::new();
+        let constants = self.constants();
+        for text in [&weights, &constants] {
+            if self.p.constant { &mut early } else { &mut body }.push_str(text);
+        }
+        for s in 0..ahead {
+            body.push_str(&self.load_a(&s.to_string(), &s.to_string(), self.width(s)));
+            body.push_str("    COPIES_COMMIT();\n");
+        }
+        body.push_str(&self.residual());
+        let (mi, ni) = (rows / warps.0 / 16, columns / warps.1 / 8);
+        let _ = writeln!(
+            body,
+            "    const i32 wr = warp / {wn} * {}, wc = warp % {wn} * {};\n    float acc[{mi}][{ni}][4];\n    UNROLL for (int i = 0; i < {mi}; i++) UNROLL for (int j = 0; j < {ni}; j++) UNROLL for (int x = 0; x < 4; x++) acc[i][j][x] = 0;",
+            mi * 16,
+            ni * 8,
+            wn = warps.1
+        );
+        if stages <= slots {
+            let groups = self.cut.groups;
+            for s in (0..stages).step_by(groups) {
+                let _ = writeln!(body, "    COPIES_WAIT({}); BARRIER();", stages.saturating_sub(s + groups));
+                if groups == 1 {
+                    body.push_str(&self.multiply(&s.to_string(), self.width(s) / 16, mi, ni));
+                } else {
+                    let _ = writeln!(body, "    if ({s} + group < {stages})");
+                    body.push_str(&self.multiply(&format!("({s} + group)"), STAGE / 16, mi, ni));
+                }
+            }
+        } else {
+            // A group is committed each time, empty or not, so that so many stay under way.
+            let _ = writeln!(
+                body,
+                "    for (i32 s = 0; s < {stages}; s++) {{\n    COPIES_WAIT({}); BARRIER();\n    if (s + {ahead} < {stages}) {{ const i32 next = s + {ahead}, slot = next % {slots};",
+                ahead - 1
+            );
+            body.push_str(&self.load_b("next", "slot", STAGE));
+            body.push_str(&self.load_a("next", "slot", STAGE));
+            let _ = writeln!(body, "    }}\n    COPIES_COMMIT();\n    const i32 at = s % {slots};");
+            body.push_str(&self.multiply("at", STAGE / 16, mi, ni));
+            body.push_str("    }\n");
+        }
+        let pitch = self.cut.pitch();
+        let _ = writeln!(
+            body,
+            "    LATER_WORK_MAY_BEGIN(); float *const sums = (float *)arena;\n    BARRIER();\n    UNROLL for (int i = 0; i < {mi}; i++) UNROLL for (int j = 0; j < {ni}; j++) {{ float *const to = sums + (group * {rows} + wr + i * 16 + (lane >> 2)) * {pitch} + wc + j * 8 + (lane & 3) * 2; to[0] = acc[i][j][0]; to[1] = acc[i][j][1]; to[8 * {pitch}] = acc[i][j][2]; to[8 * {pitch} + 1] = acc[i][j][3]; }}\n    {}",
+            if cluster > 1 { "CLUSTER_BARRIER();" } else { "BARRIER();" }
+        );
+        if self.p.norm.is_some() {
+            self.finish_rows(&mut body)
+        } else {
+            self.finish(&mut body)
+        }
+        if cluster > 1 {
+            // What others read of this block's memory must stay.
+            body.push_str("    CLUSTER_MEETING();\n");
+        }
+        (early, body)
+    }
+
+    /// Elements of the inner axis that stage `s` has for sure no more than.
+    fn width(&self, s: usize) -> usize {
+        STAGE.min(self.cut.depth - s * STAGE)
+    }
+
+    /// Copies of `rows` rows of `width` elements from element `(row, k)` of a matrix on, whose rows are `pitch` elements apart, into rows of 128 bytes; those
+    /// beyond `most` rows, and what lies beyond the block's part of the inner axis, are zeros.
+    #[allow(clippy::too_many_arguments)]
+    fn load_rows(
+        &self,
+        name: &str,
+        base: &str,
+        rows: usize,
+        first: &str,
+        most: usize,
+        stage: &str,
+        width: usize,
+    ) -> String {
+        let (chunks, threads) = (width / 8, self.cut.threads());
+        let mut there = Vec::new();
+        if !most.is_multiple_of(rows) {
+            there.push(format!("{first} + r < {most}"));
+        }
+        if self.cut.depth * self.cut.cluster != self.k {
+            there.push("k < k1".to_owned());
+        }
+        let there = if there.is_empty() { "true".to_owned() } else { there.join(" && ") };
+        // Where they divide, a thread's rows differ by multiples of 8, and so does nothing else of its addresses.
+        let at = if threads.is_multiple_of(chunks * 8) {
+            format!("r = TID / {chunks} + e * {}, c = TID % {chunks}", threads / chunks)
+        } else {
+            format!("x = TID + e * {threads}, r = x / {chunks}, c = x % {chunks}")
+        };
+        let (passes, guard) = passes(rows * chunks, threads, &format!("r < {rows}"));
+        format!(
+            "    UNROLL for (int e = 0; e < {passes}; e++) {{ const i32 {at}, k = k0 + {stage} * {STAGE} + c * 8; const bool there = {there}; {guard}copy_16({base} + r * 128 + ((c ^ (r & 7)) << 4), {name} + (there ? (i64)({first} + r) * {} + k : 0), there); }}\n",
+            self.k
+        )
+    }
+
+    /// Copies of the left factor's part of a stage.
+    fn load_a(&self, stage: &str, slot: &str, width: usize) -> String {
+        let base = format!("arena + {slot} * {}", self.cut.stage_bytes());
+        self.load_rows("a", &base, self.cut.rows, "row0", self.m, stage, width)
+    }
+
+    /// Copies of the weight's part of a stage.
+    fn load_b(&self, stage: &str, slot: &str, width: usize) -> String {
+        let Cut { rows, columns, .. } = *self.cut;
+        let (threads, n, k) = (self.cut.threads(), self.n, self.k);
+        let base = format!("arena + {slot} * {} + {}", self.cut.stage_bytes(), rows * 128);
+        if self.across {
+            return self.load_rows("b", &base, columns, "column0", n, stage, width);
+        }
+        let mut there = Vec::new();
+        if !n.is_multiple_of(columns) {
+            there.push(format!("column0 + c * 8 < {n}"));
+        }
+        if self.cut.depth * self.cut.cluster != k {
+            there.push("k < k1".to_owned());
+        }
+        let there = if there.is_empty() { "true".to_owned() } else { there.join(" && ") };
+        // So many threads side by side that a thread's rows differ by multiples of 8, and so does nothing else of its addresses.
+        let side = (columns / 8).min(16);
+        let step = threads / side;
+        let (rounds, guard) = passes(width, step, &format!("r < {width}"));
+        format!(
+            "    UNROLL for (int e = 0; e < {rounds}; e++) UNROLL for (int f = 0; f < {}; f++) {{ const i32 r = TID / {side} + e * {step}, c = TID % {side} + f * {side}, k = k0 + {stage} * {STAGE} + r; const bool there = {there}; {guard}copy_16({base} + r * {} + ((c ^ (r & 7)) << 4), b + (there ? (i64)k * {n} + column0 + c * 8 : 0), there); }}\n",
+            columns / 8 / side,
+            columns * 2
+        )
+    }
+
+    /// The products of a stage, in `steps` of 16.
+    fn multiply(&self, slot: &str, steps: usize, mi: usize, ni: usize) -> String {
+        let Cut { rows, columns, .. } = *self.cut;
+        let half = self.half;
+        let bytes = self.cut.stage_bytes();
+        let fetch = if self.across {
+            "const i32 r = wc + j * 16 + (lane & 7) + (lane >> 4 << 3), c = at * 2 + (lane >> 3 & 1); fragments(fb[at & 1][j], right + r * 128 + ((c ^ (r & 7)) << 4));".to_owned()
+        } else {
+            format!(
+                "const i32 r = at * 16 + (lane & 15), c = (wc >> 3) + j * 2 + (lane >> 4); fragments_across(fb[at & 1][j], right + r * {} + ((c ^ (r & 7)) << 4));",
+                columns * 2
+            )
+        };
+        let pairs = ni / 2;
+        // The fragments of the next step are under way while those of this one are multiplied.
+        let load = format!(
+            "{{ UNROLL for (int i = 0; i < {mi}; i++) {{ const i32 r = wr + i * 16 + (lane & 15), c = at * 2 + (lane >> 4); fragments(fa[at & 1][i], left + r * 128 + ((c ^ (r & 7)) << 4)); }}\n    UNROLL for (int j = 0; j < {pairs}; j++) {{ {fetch} }} }}"
+        );
+        format!(
+            "    {{ const u8 *const left = arena + {slot} * {bytes}, *const right = left + {}; u32 fa[2][{mi}][4], fb[2][{pairs}][4];\n    {{ const int at = 0; {load} }}\n    UNROLL for (int s16 = 0; s16 < {steps}; s16++) {{ if (s16 + 1 < {steps}) {{ const int at = s16 + 1; {load} }}\n    UNROLL for (int j = 0; j < {pairs}; j++) UNROLL for (int i = 0; i < {mi}; i++) {{ mma_16x8x16({half}(), acc[i][j * 2], fa[s16 & 1][i], fb[s16 & 1][j]); mma_16x8x16({half}(), acc[i][j * 2 + 1], fa[s16 & 1][i], fb[s16 & 1][j] + 2); }} }} }}\n",
+            rows * 128
+        )
+    }
+
+    /// Rows that a block adds up and finishes, of those of its cluster.
+    fn share(&self) -> usize {
+        self.cut.rows / self.cut.cluster
+    }
+
+    /// Groups of 8 columns of a row, and how many of them a thread finishes.
+    fn groups(&self) -> (usize, usize) {
+        let groups = self.cut.columns / 8;
+        (groups, (self.share() * groups).div_ceil(self.cut.threads()))
+    }
+
+    /// In a layer norm a warp takes a row, a lane 4 columns of every 128.
+    fn quads(&self) -> usize {
+        self.cut.columns / 128
+    }
+
+    /// What of the finish never changes, into registers.
+    fn constants(&self) -> String {
+        let n = self.n;
+        let mut text = String::new();
+        if let Some((op, _)) = self.p.norm {
+            let quads = self.quads();
+            for (there, name, to) in
+                [(self.p.op.bias, "bias", "vb"), (op.scale, "scale", "vs"), (op.bias, "shift", "vz")]
+            {
+                if there {
+                    let _ = writeln!(
+                        text,
+                        "    u32 {to}[{quads}][2]; UNROLL for (int q = 0; q < {quads}; q++) {{ const i32 c = q * 128 + lane * 4; {to}[q][0] = {to}[q][1] = 0; if (c < {n}) load_8({to}[q], {name} + c); }}"
+                    );
+                }
+            }
+        } else if self.p.op.bias {
+            let (groups, each) = self.groups();
+            let _ = writeln!(
+                text,
+                "    u32 vb[{each}][4]; UNROLL for (int q = 0; q < {each}; q++) {{ const i32 x = TID + q * {}, c = column0 + x % {groups} * 8; vb[q][0] = vb[q][1] = vb[q][2] = vb[q][3] = 0; if (c < {n}) load_16(vb[q], bias + c); }}",
+                self.cut.threads()
+            );
+        }
+        text
+    }
+
+    /// The residual, into registers while the copies are under way.
+    fn residual(&self) -> String {
+        if !self.p.op.residual {
+            return String::new();
+        }
+        let (m, n) = (self.m, self.n);
+        if self.p.norm.is_some() {
+            let (quads, share, warps) = (self.quads(), self.share(), self.cut.warps.1);
+            let each = share.div_ceil(warps);
+            return format!(
+                "    u32 vr[{each}][{quads}][2]; UNROLL for (int e = 0; e < {each}; e++) UNROLL for (int q = 0; q < {quads}; q++) {{ const i32 r = row0 + rank * {share} + e * {warps} + warp, c = q * 128 + lane * 4; vr[e][q][0] = vr[e][q][1] = 0; if (e * {warps} + warp < {share} && r < {m} && c < {n}) load_8(vr[e][q], more + ((i64)r * {n} + c)); }}\n"
+            );
+        }
+        let (groups, each) = self.groups();
+        let share = self.share();
+        format!(
+            "    u32 vr[{each}][4]; UNROLL for (int q = 0; q < {each}; q++) {{ const i32 x = TID + q * {}, lr = x / {groups}, r = row0 + rank * {share} + lr, c = column0 + x % {groups} * 8; vr[q][0] = vr[q][1] = vr[q][2] = vr[q][3] = 0; if (lr < {share} && r < {m} && c < {n}) load_16(vr[q], more + ((i64)r * {n} + c)); }}\n",
+            self.cut.threads()
+        )
+    }
+
+    /// Statements that load what all groups and blocks have of `wide` sums from offset `at` on into `part`, all before the first is used; and that add
+    /// them up into `s`, in order.
+    fn gather(&self, wide: usize, part: &str) -> (String, String) {
+        let (cluster, groups, bytes) = (self.cut.cluster, self.cut.groups, self.cut.rows * self.cut.pitch());
+        let parts = cluster * groups;
+        let fetch = if cluster > 1 { "remote_16" } else { "local_16" };
+        let from = if cluster > 1 { format!(", p / {groups}") } else { String::new() };
+        (
+            format!(
+                "UNROLL for (int p = 0; p < {parts}; p++) UNROLL for (int z = 0; z < {wide}; z += 4) {fetch}({part}[p] + z, sums + p % {groups} * {bytes} + at + z{from});"
+            ),
+            format!(
+                "float s[{wide}]; UNROLL for (int z = 0; z < {wide}; z++) {{ s[z] = {part}[0][z]; UNROLL for (int p = 1; p < {parts}; p++) s[z] += {part}[p][z]; }}"
+            ),
+        )
+    }
+
+    /// Partial sums of one place.
+    fn parts(&self) -> usize {
+        self.cut.cluster * self.cut.groups
+    }
+
+    /// Statements that finish `v` (a float): scale, `bias`, `residual`, activation and the expression that follows.
+    fn finished(&self, bias: &str, residual: &str) -> String {
+        let op = self.p.op;
+        let mut text = String::new();
+        if op.alpha.get() != 1.0 {
+            let _ = write!(text, "v = v * {}; ", float(op.alpha.get()));
+        }
+        if op.bias {
+            let _ = write!(text, "v = v + {bias}; ");
+        }
+        if op.residual {
+            let _ = write!(text, "v = v + {residual}; ");
+        }
+        if op.activation.is_some() {
+            let _ = write!(text, "v = {}; ", activate(op.activation, "v", "float"));
+        }
+        if let Some(map) = self.p.then {
+            // What follows sees what would have been stored.
+            let dtype = self.p.output.dtype;
+            let registers = map.check(&[dtype]).expect("a checked step");
+            let _ = write!(text, "float x0[1]; x0[0] = as_{}(v); const int k = 0; ", self.half);
+            for (i, instr) in map.code.iter().enumerate() {
+                let _ = write!(
+                    text,
+                    "const {} v{i} = {}; ",
+                    crate::emit::register(registers[i]),
+                    expression(instr, &registers)
+                );
+            }
+            let _ = write!(text, "v = v{}; ", map.code.len() - 1);
+        }
+        text
+    }
+
+    /// Each thread finishes groups of 8 columns.
+    fn finish(&self, body: &mut String) {
+        let (groups, each) = self.groups();
+        let (share, pitch, half) = (self.share(), self.cut.pitch(), self.half);
+        let (m, n) = (self.m, self.n);
+        let (load, add) = self.gather(8, "part");
+        let _ = writeln!(
+            body,
+            "    UNROLL for (int q = 0; q < {each}; q++) {{ const i32 x = TID + q * {}, lr = x / {groups}, c = x % {groups} * 8; const i32 at = (rank * {share} + lr) * {pitch} + c, r = row0 + rank * {share} + lr;\n    if (lr < {share} && r < {m} && column0 + c < {n}) {{ float part[{}][8]; {load}\n    {add}",
+            self.cut.threads(),
+            self.parts()
+        );
+        let part = |name: &str| {
+            format!("(z & 1 ? high_of({half}(), {name}[q][z >> 1]) : low_of({half}(), {name}[q][z >> 1]))")
+        };
+        let _ = writeln!(
+            body,
+            "    UNROLL for (int z = 0; z < 8; z++) {{ float v = s[z]; {}s[z] = v; }}",
+            self.finished(&part("vb"), &part("vr"))
+        );
+        let _ = writeln!(
+            body,
+            "    u32 w[4]; UNROLL for (int z = 0; z < 4; z++) w[z] = pair_of({half}(), s[2 * z], s[2 * z + 1]);\n    store_16(y + ((i64)r * {n} + column0 + c), w); }} }}"
+        );
+    }
+
+    /// A warp finishes and normalises a row.
+    fn finish_rows(&self, body: &mut String) {
+        let (norm, _) = self.p.norm.expect("asked for rows");
+        let (share, pitch, half, quads) = (self.share(), self.cut.pitch(), self.half, self.quads());
+        let (m, n, warps) = (self.m, self.n, self.cut.warps.1);
+        let each = share.div_ceil(warps);
+        let (load, add) = self.gather(4, "part[q]");
+        let sum = |name: &str| {
+            format!(
+                "    UNROLL for (int o = 16; o > 0; o >>= 1) {{ const float t = shuffle_xor({name}, o); {name} = (TID & o) ? t + {name} : {name} + t; }}\n"
+            )
+        };
+        let part = |name: &str| {
+            format!("(z & 1 ? high_of({half}(), {name}[z >> 1]) : low_of({half}(), {name}[z >> 1]))")
+        };
+        let _ = writeln!(
+            body,
+            "    UNROLL for (int e = 0; e < {each}; e++) {{ const i32 lr = e * {warps} + warp, r = row0 + rank * {share} + lr; if (lr < {share} && r < {m}) {{ float v_[{quads}][4]; float total = 0, spread = 0;"
+        );
+        let _ = writeln!(
+            body,
+            "    float part[{quads}][{}][4];\n    UNROLL for (int q = 0; q < {quads}; q++) {{ const i32 at = (rank * {share} + lr) * {pitch} + q * 128 + lane * 4; {load} }}\n    UNROLL for (int q = 0; q < {quads}; q++) {{ const i32 c = q * 128 + lane * 4; {add}    UNROLL for (int z = 0; z < 4; z++) {{ float v = s[z]; {}v_[q][z] = c < {n} ? as_{half}(v) : 0.0f; total += v_[q][z]; }} }}",
+            self.parts(),
+            self.finished(&part("vb[q]"), &part("vr[e][q]"))
+        );
+        if norm.rms {
+            body.push_str("    const float mean = 0; (void)total;\n");
+        } else {
+            body.push_str(&sum("total"));
+            let _ = writeln!(body, "    const float mean = total / {n}.0f;");
+        }
+        let _ = writeln!(
+            body,
+            "    UNROLL for (int q = 0; q < {quads}; q++) UNROLL for (int z = 0; z < 4; z++) {{ const float d = v_[q][z] - mean; spread += q * 128 + lane * 4 < {n} ? d * d : 0.0f; }}"
+        );
+        body.push_str(&sum("spread"));
+        let mut tail = String::from("t = (v_[q][z] - mean) * by; ");
+        if norm.scale {
+            let _ = write!(tail, "t = t * {}; ", part("vs[q]"));
+        }
+        if norm.bias {
+            let _ = write!(tail, "t = t + {}; ", part("vz[q]"));
+        }
+        let _ = writeln!(
+            body,
+            "    const float by = 1.0f / m_sqrt(spread / {n}.0f + {});\n    UNROLL for (int q = 0; q < {quads}; q++) {{ const i32 c = q * 128 + lane * 4; UNROLL for (int z = 0; z < 4; z++) {{ float t; {tail}v_[q][z] = t; }}\n    u32 w[2]; w[0] = pair_of({half}(), v_[q][0], v_[q][1]); w[1] = pair_of({half}(), v_[q][2], v_[q][3]); if (c < {n}) store_8(y + ((i64)r * {n} + c), w); }} }} }}",
+            float(norm.epsilon.get())
+        );
+    }
+}
