@@ -77,4 +77,21 @@ mod tests {
         });
         assert_eq!(pool.stats().unwrap().waiting, 0, "who was interrupted has left the line");
     }
+
+    #[test]
+    fn a_thread_with_a_check_waits_in_slices_and_one_without_for_its_deadline() {
+        let far = Instant::now() + Duration::from_secs(3600);
+        assert_eq!(until(far), far);
+        assert!(slice(Deadline::after(Duration::from_secs(3600))).1);
+        std::thread::spawn(move || {
+            set_check(Some(|| false));
+            let now = Instant::now();
+            assert!(until(far) >= now + SLICE && until(far) < now + SLICE * 100, "a slice from now on");
+            assert_eq!(until(now), now, "never beyond the deadline");
+            assert!(!slice(Deadline::after(Duration::from_secs(3600))).1);
+            assert!(slice(Deadline::after(SLICE / 2)).1, "the last slice ends with the deadline");
+        })
+        .join()
+        .unwrap();
+    }
 }

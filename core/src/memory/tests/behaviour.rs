@@ -73,7 +73,8 @@ fn ids_of_streams_do_not_meet() {
     assert_ne!(x.id(), y.id());
     assert_eq!(x.id() >> 52, 0);
     assert_eq!(y.id() >> 52, 3);
-    assert!(pool.stream_cache(StreamId(4096)).err().unwrap().is_invalid_argument());
+    let error = pool.stream_cache(StreamId(4096)).err().unwrap();
+    assert!(error.is_invalid_argument() && error.to_string().contains("stream numbers go to 4095"), "{error}");
 }
 
 #[test]
@@ -329,6 +330,7 @@ fn a_lower_limit_takes_caches_back_and_spares_what_is_live() {
     let held = a.alloc(2 * MIB).unwrap();
     drop(a.alloc(MIB).unwrap());
     pool.set_limit(MIB);
+    assert_eq!((pool.limit(), pool.stats().limit), (MIB, MIB));
     assert_eq!(pool.stats().reserved, 2 * MIB);
     assert!(a.alloc(1).unwrap_err().is_out_of_memory());
     drop(held);
