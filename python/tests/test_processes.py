@@ -109,6 +109,8 @@ def test_interpreters_end_while_threads_compute(in_process, device):
 INTERRUPT = """
 import os, signal, sys, threading, time
 import streampool as sp
+# Who starts the tests in the background has it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def interrupted(what):
     late = []
     # On a busy machine a thread may not run for so long: the best of three tells.
