@@ -517,10 +517,7 @@ fn a_lease_says_which_stream_and_which_ownership_of_it_it_is() {
     let fixture = pool(1, Policy::Refuse);
     let first = fixture.pool.lease().unwrap();
     let generation = first.generation();
-    assert_eq!(
-        format!("{first:?}"),
-        format!("StreamLease {{ stream: 0, generation: {generation}, .. }}")
-    );
+    assert_eq!(format!("{first:?}"), format!("StreamLease {{ stream: 0, generation: {generation}, .. }}"));
     drop(first);
     let second = fixture.pool.lease().unwrap();
     assert!(second.generation() > generation, "no two owners of a stream have the same");

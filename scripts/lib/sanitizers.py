@@ -20,8 +20,12 @@ LIMIT_S = 1800
 BUILD_LIMIT_S = 7200
 
 
-# Whatever packages a row names, their dependencies have the same features, so that each is built once.
-UNIFIED = ["-Zfeature-unification", "--config", 'resolver.feature-unification="workspace"']
+# Whatever packages a row names, their dependencies have the same features, so that each is built once; and these short runs gain more
+# from quick builds than from quick programs.
+BUILD = [
+    "-Zfeature-unification", "--config", 'resolver.feature-unification="workspace"',
+    "--config", 'profile.dev.package."*".opt-level=0', "--config", "profile.dev.package.streampool-cpu.opt-level=1",
+]
 
 
 class NotRun(Exception):
@@ -159,7 +163,7 @@ class Run:
         # The planted faults are in every build, so that there is one build, and run when they are asked for by name.
         flags = f"-Zsanitizer={ {'tsan': 'thread', 'asan': 'address'}[self.sanitizer] } --cfg planted_faults"
         environment = os.environ | tools.environment | {"RUSTFLAGS": flags} | self.runtime_options
-        words = [tools.cargo, "test", *UNIFIED, *tools.arguments, "--target-dir", tools.folder, *arguments]
+        words = [tools.cargo, "test", *BUILD, *tools.arguments, "--target-dir", tools.folder, *arguments]
         for step, limit in (["--no-run", "--quiet"], BUILD_LIMIT_S), (["--no-fail-fast", "--", *filters], LIMIT_S):
             start = time.monotonic()
             with tempfile.TemporaryFile("w+", errors="replace") as log:

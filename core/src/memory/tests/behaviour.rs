@@ -74,7 +74,10 @@ fn ids_of_streams_do_not_meet() {
     assert_eq!(x.id() >> 52, 0);
     assert_eq!(y.id() >> 52, 3);
     let error = pool.stream_cache(StreamId(4096)).err().unwrap();
-    assert!(error.is_invalid_argument() && error.to_string().contains("stream numbers go to 4095"), "{error}");
+    assert!(
+        error.is_invalid_argument() && error.to_string().contains("stream numbers go to 4095"),
+        "{error}"
+    );
 }
 
 #[test]
