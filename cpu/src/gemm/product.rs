@@ -18,6 +18,12 @@ const BLOCK_B: usize = 256 * 1024;
 const BLOCK_K: usize = 2048;
 /// Multiply-adds that one task should at least have when a product is split over cores (about 10 us).
 const TASK_WORK: usize = 512 * 1024;
+/// Multiply-adds, in the team's measure of time. With fewer rows than four each element of B that is fetched is used so few times that fetching
+/// it takes longer than the arithmetic.
+fn work(m: usize, n: usize, k: usize) -> usize {
+    m.saturating_mul(n).saturating_mul(k).saturating_mul((4 / m.max(1)).max(1))
+}
+
 /// The most cores that work on one product: each needs scratch memory of its own.
 const MAX_MEMBERS: usize = 16;
 
@@ -119,7 +125,7 @@ impl Product {
         let (m, n, k) = (s.m, s.n, s.k);
         let (width, max_rows) = (kernels.panel(), kernels.max_rows());
         let panels = n.div_ceil(width).max(1);
-        let work = m.saturating_mul(n).saturating_mul(k);
+        let work = work(m, n, k);
 
         let unit = s.a_dtype == DType::F32 && (s.a_col == 1 || k == 1);
         // Reading A in place saves the copy; a copy pays if the rows collide and are read many times.
@@ -215,9 +221,9 @@ impl Product {
         (self.a_scratch() + self.members * (self.b_scratch() + self.c_scratch()).next_multiple_of(16)) * 4
     }
 
-    /// Multiply-adds.
+    /// See [`work`].
     pub(crate) fn work(&self) -> usize {
-        self.m.saturating_mul(self.n).saturating_mul(self.k)
+        work(self.m, self.n, self.k)
     }
 
     /// Computes it.
