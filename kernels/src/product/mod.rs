@@ -10,6 +10,7 @@
 //! `ldmatrix`: the way of NVIDIA's CUTLASS for Ampere ("CUTLASS: efficient GEMM in CUDA", docs/media/docs/efficient_gemm.md).
 
 mod text;
+mod tile;
 
 use std::fmt::Write;
 

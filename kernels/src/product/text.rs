@@ -2,15 +2,10 @@
 
 use std::fmt::Write;
 
+use super::tile::{Part, Steps};
 use super::{Cut, Product, STAGE};
 use crate::emit::{activate, float};
 use crate::map::expression;
-
-/// How often `at_once` threads go to do `n` things, and the guard of the last time if they do not divide.
-fn passes(n: usize, at_once: usize, guard: &str) -> (usize, String) {
-    let guard = if n.is_multiple_of(at_once) { String::new() } else { format!("if ({guard}) ") };
-    (n.div_ceil(at_once), guard)
-}
 
 /// Writes the kernel.
 pub(super) struct Text<'a> {
@@ -114,96 +109,35 @@ impl Text<'_> {
         STAGE.min(self.cut.depth - s * STAGE)
     }
 
-    /// Copies of `rows` rows of `width` elements from element `(row, k)` of a matrix on, whose rows are `pitch` elements apart, into rows of 128 bytes; those
-    /// beyond `most` rows, and what lies beyond the block's part of the inner axis, are zeros.
-    #[allow(clippy::too_many_arguments)]
-    fn load_rows(
-        &self,
-        name: &str,
-        base: &str,
-        rows: usize,
-        first: &str,
-        most: usize,
-        stage: &str,
-        width: usize,
-    ) -> String {
-        let (chunks, threads) = (width / 8, self.cut.threads());
-        let mut there = Vec::new();
-        if !most.is_multiple_of(rows) {
-            there.push(format!("{first} + r < {most}"));
-        }
-        if self.cut.depth * self.cut.cluster != self.k {
-            there.push("k < k1".to_owned());
-        }
-        let there = if there.is_empty() { "true".to_owned() } else { there.join(" && ") };
-        // Where they divide, a thread's rows differ by multiples of 8, and so does nothing else of its addresses.
-        let at = if threads.is_multiple_of(chunks * 8) {
-            format!("r = TID / {chunks} + e * {}, c = TID % {chunks}", threads / chunks)
-        } else {
-            format!("x = TID + e * {threads}, r = x / {chunks}, c = x % {chunks}")
-        };
-        let (passes, guard) = passes(rows * chunks, threads, &format!("r < {rows}"));
-        format!(
-            "    UNROLL for (int e = 0; e < {passes}; e++) {{ const i32 {at}, k = k0 + {stage} * {STAGE} + c * 8; const bool there = {there}; {guard}copy_16({base} + r * 128 + ((c ^ (r & 7)) << 4), {name} + (there ? (i64)({first} + r) * {} + k : 0), there); }}\n",
-            self.k
-        )
+    /// Of a stage's copies, what both factors have in common.
+    fn part<'b>(&self, name: &'b str, to: &'b str, k: &'b str, width: usize) -> Part<'b> {
+        let end = (self.cut.depth * self.cut.cluster != self.k).then_some("k1");
+        let threads = self.cut.threads();
+        Part { name, pitch: self.k, to, length: 0, first: "", most: 0, width, k, end, threads }
     }
 
     /// Copies of the left factor's part of a stage.
     fn load_a(&self, stage: &str, slot: &str, width: usize) -> String {
-        let base = format!("arena + {slot} * {}", self.cut.stage_bytes());
-        self.load_rows("a", &base, self.cut.rows, "row0", self.m, stage, width)
+        let to = format!("arena + {slot} * {}", self.cut.stage_bytes());
+        let k = format!("k0 + {stage} * {STAGE}");
+        Part { length: self.cut.rows, first: "row0", most: self.m, ..self.part("a", &to, &k, width) }.along()
     }
 
     /// Copies of the weight's part of a stage.
     fn load_b(&self, stage: &str, slot: &str, width: usize) -> String {
         let Cut { rows, columns, .. } = *self.cut;
-        let (threads, n, k) = (self.cut.threads(), self.n, self.k);
-        let base = format!("arena + {slot} * {} + {}", self.cut.stage_bytes(), rows * 128);
-        if self.across {
-            return self.load_rows("b", &base, columns, "column0", n, stage, width);
-        }
-        let mut there = Vec::new();
-        if !n.is_multiple_of(columns) {
-            there.push(format!("column0 + c * 8 < {n}"));
-        }
-        if self.cut.depth * self.cut.cluster != k {
-            there.push("k < k1".to_owned());
-        }
-        let there = if there.is_empty() { "true".to_owned() } else { there.join(" && ") };
-        // So many threads side by side that a thread's rows differ by multiples of 8, and so does nothing else of its addresses.
-        let side = (columns / 8).min(16);
-        let step = threads / side;
-        let (rounds, guard) = passes(width, step, &format!("r < {width}"));
-        format!(
-            "    UNROLL for (int e = 0; e < {rounds}; e++) UNROLL for (int f = 0; f < {}; f++) {{ const i32 r = TID / {side} + e * {step}, c = TID % {side} + f * {side}, k = k0 + {stage} * {STAGE} + r; const bool there = {there}; {guard}copy_16({base} + r * {} + ((c ^ (r & 7)) << 4), b + (there ? (i64)k * {n} + column0 + c * 8 : 0), there); }}\n",
-            columns / 8 / side,
-            columns * 2
-        )
+        let to = format!("arena + {slot} * {} + {}", self.cut.stage_bytes(), rows * 128);
+        let k = format!("k0 + {stage} * {STAGE}");
+        let part = Part { length: columns, first: "column0", most: self.n, ..self.part("b", &to, &k, width) };
+        if self.across { part.along() } else { Part { pitch: self.n, ..part }.across() }
     }
 
     /// The products of a stage, in `steps` of 16.
     fn multiply(&self, slot: &str, steps: usize, mi: usize, ni: usize) -> String {
-        let Cut { rows, columns, .. } = *self.cut;
-        let half = self.half;
-        let bytes = self.cut.stage_bytes();
-        let fetch = if self.across {
-            "const i32 r = wc + j * 16 + (lane & 7) + (lane >> 4 << 3), c = at * 2 + (lane >> 3 & 1); fragments(fb[at & 1][j], right + r * 128 + ((c ^ (r & 7)) << 4));".to_owned()
-        } else {
-            format!(
-                "const i32 r = at * 16 + (lane & 15), c = (wc >> 3) + j * 2 + (lane >> 4); fragments_across(fb[at & 1][j], right + r * {} + ((c ^ (r & 7)) << 4));",
-                columns * 2
-            )
-        };
-        let pairs = ni / 2;
-        // The fragments of the next step are under way while those of this one are multiplied.
-        let load = format!(
-            "{{ UNROLL for (int i = 0; i < {mi}; i++) {{ const i32 r = wr + i * 16 + (lane & 15), c = at * 2 + (lane >> 4); fragments(fa[at & 1][i], left + r * 128 + ((c ^ (r & 7)) << 4)); }}\n    UNROLL for (int j = 0; j < {pairs}; j++) {{ {fetch} }} }}"
-        );
-        format!(
-            "    {{ const u8 *const left = arena + {slot} * {bytes}, *const right = left + {}; u32 fa[2][{mi}][4], fb[2][{pairs}][4];\n    {{ const int at = 0; {load} }}\n    UNROLL for (int s16 = 0; s16 < {steps}; s16++) {{ if (s16 + 1 < {steps}) {{ const int at = s16 + 1; {load} }}\n    UNROLL for (int j = 0; j < {pairs}; j++) UNROLL for (int i = 0; i < {mi}; i++) {{ mma_16x8x16({half}(), acc[i][j * 2], fa[s16 & 1][i], fb[s16 & 1][j]); mma_16x8x16({half}(), acc[i][j * 2 + 1], fa[s16 & 1][i], fb[s16 & 1][j] + 2); }} }} }}\n",
-            rows * 128
-        )
+        let left = format!("arena + {slot} * {}", self.cut.stage_bytes());
+        let right = format!("left + {}", self.cut.rows * 128);
+        let by_rows = (!self.across).then_some(self.cut.columns);
+        Steps { half: self.half, left: &left, right: &right, count: steps, from: "0", mi, ni, by_rows }.text()
     }
 
     /// Rows that a block adds up and finishes, of those of its cluster.
