@@ -7,6 +7,15 @@ use super::{Cut, Product, STAGE};
 use crate::emit::{activate, float};
 use crate::map::expression;
 
+/// Sums of `mi` by `ni` tiles of each warp, of which `across` are side by side.
+pub(super) fn sums(mi: usize, ni: usize, across: usize) -> String {
+    format!(
+        "    const i32 wr = warp / {across} * {}, wc = warp % {across} * {};\n    float acc[{mi}][{ni}][4];\n    UNROLL for (int i = 0; i < {mi}; i++) UNROLL for (int j = 0; j < {ni}; j++) UNROLL for (int x = 0; x < 4; x++) acc[i][j][x] = 0;\n",
+        mi * 16,
+        ni * 8
+    )
+}
+
 /// Writes the kernel.
 pub(super) struct Text<'a> {
     pub(super) p: &'a Product<'a>,
@@ -21,27 +30,13 @@ pub(super) struct Text<'a> {
 }
 
 impl Text<'_> {
-    /// What may run before earlier work has ended, and the rest.
-    pub(super) fn write(&self) -> (String, String) {
-        let Cut { rows, columns, warps, cluster, depth, .. } = *self.cut;
-        let (m, n, k) = (self.m, self.n, self.k);
+    /// What may run before earlier work has ended, and the rest. `producer` writes the block's rows of the left factor to shared memory, and waits for
+    /// all copies under way, where the factor is not in memory.
+    pub(super) fn write(&self, producer: Option<&str>) -> (String, String) {
         let (slots, stages) = (self.cut.slots(), self.cut.stages());
-        let row_tiles = m.div_ceil(rows);
-        let column_tiles = n.div_ceil(columns);
         // Of the pipeline: stages that are asked for before the first is used.
         let ahead = if stages <= slots { stages } else { slots - 1 };
-        let mut early = format!(
-            "    SHARED_ARENA(arena);\n    const i32 group = TID / {}, warp = TID % {} >> 5, lane = TID & 31; (void)group; const i32 rank = (i32)(BID % {cluster}u), tile = (i32)(BID / {cluster}u);\n    const i32 row0 = tile % {row_tiles} * {rows}, column0 = tile / {row_tiles} % {column_tiles} * {columns}, which = tile / {}; (void)which;\n    const i32 k0 = rank * {depth}, k1 = k0 + {depth} < {k} ? k0 + {depth} : {k};\n",
-            warps.0 * warps.1 * 32,
-            warps.0 * warps.1 * 32,
-            row_tiles * column_tiles
-        );
-        if let Some((_, step)) = self.p.siblings {
-            let _ = writeln!(early, "    b += (i64)which * {}; y += (i64)which * {step};", n * k);
-            if self.p.op.bias {
-                let _ = writeln!(early, "    bias += which * {n};");
-            }
-        }
+        let mut early = self.head();
         let weights: String =
             (0..ahead).map(|s| self.load_b(&s.to_string(), &s.to_string(), self.width(s))).collect();
         let mut body = String::new();
@@ -49,23 +44,24 @@ impl Text<'_> {
         for text in [&weights, &constants] {
             if self.p.constant { &mut early } else { &mut body }.push_str(text);
         }
-        for s in 0..ahead {
-            body.push_str(&self.load_a(&s.to_string(), &s.to_string(), self.width(s)));
-            body.push_str("    COPIES_COMMIT();\n");
+        if let Some(producer) = producer {
+            body.push_str(&self.residual());
+            body.push_str(producer);
+        } else {
+            for s in 0..ahead {
+                body.push_str(&self.load_a(&s.to_string(), &s.to_string(), self.width(s)));
+                body.push_str("    COPIES_COMMIT();\n");
+            }
+            body.push_str(&self.residual());
         }
-        body.push_str(&self.residual());
-        let (mi, ni) = (rows / warps.0 / 16, columns / warps.1 / 8);
-        let _ = writeln!(
-            body,
-            "    const i32 wr = warp / {wn} * {}, wc = warp % {wn} * {};\n    float acc[{mi}][{ni}][4];\n    UNROLL for (int i = 0; i < {mi}; i++) UNROLL for (int j = 0; j < {ni}; j++) UNROLL for (int x = 0; x < 4; x++) acc[i][j][x] = 0;",
-            mi * 16,
-            ni * 8,
-            wn = warps.1
-        );
+        let (mi, ni) = self.warp_tiles();
+        body.push_str(&self.sums());
         if stages <= slots {
             let groups = self.cut.groups;
             for s in (0..stages).step_by(groups) {
-                let _ = writeln!(body, "    COPIES_WAIT({}); BARRIER();", stages.saturating_sub(s + groups));
+                if producer.is_none() {
+                    let _ = writeln!(body, "    COPIES_WAIT({}); BARRIER();", stages.saturating_sub(s + groups));
+                }
                 if groups == 1 {
                     body.push_str(&self.multiply(&s.to_string(), self.width(s) / 16, mi, ni));
                 } else {
@@ -86,6 +82,46 @@ impl Text<'_> {
             body.push_str(&self.multiply("at", STAGE / 16, mi, ni));
             body.push_str("    }\n");
         }
+        self.end(&mut body);
+        (early, body)
+    }
+
+    /// Which part of the work is the block's and the thread's.
+    pub(super) fn head(&self) -> String {
+        let Cut { rows, columns, warps, cluster, depth, .. } = *self.cut;
+        let (m, n, k) = (self.m, self.n, self.k);
+        let (row_tiles, column_tiles) = (m.div_ceil(rows), n.div_ceil(columns));
+        let mut text = format!(
+            "    SHARED_ARENA(arena);\n    const i32 group = TID / {}, warp = TID % {} >> 5, lane = TID & 31; (void)group; const i32 rank = (i32)(BID % {cluster}u), tile = (i32)(BID / {cluster}u);\n    const i32 row0 = tile % {row_tiles} * {rows}, column0 = tile / {row_tiles} % {column_tiles} * {columns}, which = tile / {}; (void)which;\n    const i32 k0 = rank * {depth}, k1 = k0 + {depth} < {k} ? k0 + {depth} : {k};\n",
+            warps.0 * warps.1 * 32,
+            warps.0 * warps.1 * 32,
+            row_tiles * column_tiles
+        );
+        if let Some((_, step)) = self.p.siblings {
+            let _ = writeln!(text, "    b += (i64)which * {}; y += (i64)which * {step};", n * k);
+            if self.p.op.bias {
+                let _ = writeln!(text, "    bias += which * {n};");
+            }
+        }
+        text
+    }
+
+    /// Tiles of 16 rows and of 8 columns that a warp has.
+    pub(super) fn warp_tiles(&self) -> (usize, usize) {
+        let Cut { rows, columns, warps, .. } = *self.cut;
+        (rows / warps.0 / 16, columns / warps.1 / 8)
+    }
+
+    /// A warp's sums.
+    pub(super) fn sums(&self) -> String {
+        let (mi, ni) = self.warp_tiles();
+        sums(mi, ni, self.cut.warps.1)
+    }
+
+    /// Adds up the partial sums of all groups and blocks, and finishes and stores them.
+    pub(super) fn end(&self, body: &mut String) {
+        let Cut { rows, cluster, .. } = *self.cut;
+        let (mi, ni) = self.warp_tiles();
         let pitch = self.cut.pitch();
         let _ = writeln!(
             body,
@@ -93,15 +129,14 @@ impl Text<'_> {
             if cluster > 1 { "CLUSTER_BARRIER();" } else { "BARRIER();" }
         );
         if self.p.norm.is_some() {
-            self.finish_rows(&mut body)
+            self.finish_rows(body)
         } else {
-            self.finish(&mut body)
+            self.finish(body)
         }
         if cluster > 1 {
             // What others read of this block's memory must stay.
             body.push_str("    CLUSTER_MEETING();\n");
         }
-        (early, body)
     }
 
     /// Elements of the inner axis that stage `s` has for sure no more than.
@@ -157,7 +192,7 @@ impl Text<'_> {
     }
 
     /// What of the finish never changes, into registers.
-    fn constants(&self) -> String {
+    pub(super) fn constants(&self) -> String {
         let n = self.n;
         let mut text = String::new();
         if let Some((op, _)) = self.p.norm {
@@ -184,7 +219,7 @@ impl Text<'_> {
     }
 
     /// The residual, into registers while the copies are under way.
-    fn residual(&self) -> String {
+    pub(super) fn residual(&self) -> String {
         if !self.p.op.residual {
             return String::new();
         }
@@ -227,7 +262,7 @@ impl Text<'_> {
     }
 
     /// Statements that finish `v` (a float): scale, `bias`, `residual`, activation and the expression that follows.
-    fn finished(&self, bias: &str, residual: &str) -> String {
+    pub(super) fn finished(&self, bias: &str, residual: &str) -> String {
         let op = self.p.op;
         let mut text = String::new();
         if op.alpha.get() != 1.0 {
