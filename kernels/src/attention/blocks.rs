@@ -13,7 +13,12 @@ use crate::{Binding, Kernel};
 const STAGED: usize = 96 << 10;
 
 /// A block for 16 queries of a head: its warps take turns at keys, and join at the end.
-pub(super) fn tensor_cores(op: &Attention, inputs: &[Operand], output: &Operand, z: &Sizes) -> Option<Kernel> {
+pub(super) fn tensor_cores(
+    op: &Attention,
+    inputs: &[Operand],
+    output: &Operand,
+    z: &Sizes,
+) -> Option<Kernel> {
     let (possible, wide) = Walk::possible(inputs, output, z);
     if !possible || !output.layout.offset.is_multiple_of(2) {
         return None;

@@ -2,6 +2,7 @@
 //! "FlashAttention", 2022): the scores never reach memory.
 
 mod blocks;
+mod tile;
 mod walk;
 
 use std::fmt::Write;
@@ -10,6 +11,8 @@ use streampool_core::op::{Attention, Operand, Place};
 
 use crate::emit::{Index, broadcast, float, load, storage, store};
 use crate::{Binding, Kernel};
+
+pub(crate) use tile::{Block, IntoTile};
 
 /// Threads of a block.
 const THREADS: u32 = 128;

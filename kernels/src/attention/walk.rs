@@ -84,8 +84,11 @@ impl Walk<'_> {
             && inputs[3].layout.offset.is_multiple_of(2)
             && aligned(&inputs[3], 4)
             && z.t.is_multiple_of(2);
-        let mut text =
-            format!("    float masks[{}][4];\n    UNROLL for (int n = 0; n < {}; n++) {{", at_once / 8, at_once / 8);
+        let mut text = format!(
+            "    float masks[{}][4];\n    UNROLL for (int n = 0; n < {}; n++) {{",
+            at_once / 8,
+            at_once / 8
+        );
         let seen = if z.t.is_multiple_of(*at_once) { "true".to_owned() } else { format!("key < {}", z.t) };
         if paired {
             let half = storage(inputs[3].dtype);

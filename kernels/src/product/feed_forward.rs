@@ -41,11 +41,8 @@ struct Weight {
 
 impl Weight {
     fn new(across: bool, inner: usize, length: usize) -> Self {
-        let width = if across {
-            STAGE
-        } else {
-            [64, 32].into_iter().find(|w| w * length * 2 <= CHUNK).unwrap_or(16)
-        };
+        let width =
+            if across { STAGE } else { [64, 32].into_iter().find(|w| w * length * 2 <= CHUNK).unwrap_or(16) };
         let bytes = if across { length * 128 } else { width * length * 2 };
         Self { across, width, bytes, count: inner.div_ceil(width) }
     }
@@ -80,27 +77,19 @@ pub fn feed_forward(
     let depth = one.n / CLUSTER;
     let columns = two.n.next_multiple_of(128);
     let cut = Cut { rows: ROWS, columns, warps: (1, WARPS), groups: 1, cluster: CLUSTER, depth };
-    let weights =
-        [Weight::new(one.across, one.k, depth), Weight::new(two.across, depth, columns)];
+    let weights = [Weight::new(one.across, one.k, depth), Weight::new(two.across, depth, columns)];
     let chunk = weights[0].bytes.max(weights[1].bytes);
     let chunks = weights[0].count + weights[1].count;
     let tiles = [one.k.div_ceil(STAGE) * ROWS * 128, depth.div_ceil(STAGE) * ROWS * 128];
     let slots = chunks.min(SHARED.checked_sub(tiles[0] + tiles[1])? / chunk);
     let sums_bytes = ROWS * cut.pitch() * 4;
-    if slots < 3 || sums_bytes > SHARED {
+    if slots < 2 || sums_bytes > SHARED {
         return None;
     }
     let shared = sums_bytes.max(tiles[0] + tiles[1] + slots * chunk);
     let of = |p, e: &Extents| Text { p, cut: &cut, m: e.m, n: e.n, k: e.k, across: e.across, half };
-    let writer = Writer {
-        first: of(first, &one),
-        second: of(second, &two),
-        weights,
-        chunk,
-        slots,
-        chunks,
-        tiles,
-    };
+    let writer =
+        Writer { first: of(first, &one), second: of(second, &two), weights, chunk, slots, chunks, tiles };
     let what = format!(
         "tensor cores, {}x{}x{} and {}x{} at once, tiles of {ROWS} rows, clusters of {CLUSTER}",
         one.m, one.n, one.k, two.n, two.k
@@ -237,7 +226,12 @@ impl Writer<'_> {
         if ahead < chunks {
             let _ = writeln!(body, "    const i32 next = s + {ahead}, slot = next % {slots};");
             if !second {
-                let _ = writeln!(body, "    if (next < {}) {{\n{}    }} else", one.count, self.load(false, "next", "slot"));
+                let _ = writeln!(
+                    body,
+                    "    if (next < {}) {{\n{}    }} else",
+                    one.count,
+                    self.load(false, "next", "slot")
+                );
             }
             let _ = writeln!(body, "    if (next < {chunks}) {{\n{}    }}", self.load(true, "next", "slot"));
         }

@@ -9,6 +9,7 @@
 //! Tiles go through shared memory by asynchronous copies, swizzled so that eight rows of 16 bytes lie in different banks, and to `mma` by
 //! `ldmatrix`: the way of NVIDIA's CUTLASS for Ampere ("CUTLASS: efficient GEMM in CUDA", docs/media/docs/efficient_gemm.md).
 
+mod attended;
 mod feed_forward;
 mod text;
 mod tile;
@@ -20,6 +21,7 @@ use streampool_core::op::{DType, LayerNorm, Map, MatMul, Operand};
 use crate::emit::storage;
 use crate::map::single_input;
 use crate::{Binding, Kernel};
+pub use attended::attended;
 pub use feed_forward::feed_forward;
 use text::Text;
 

@@ -60,7 +60,8 @@ impl Text<'_> {
             let groups = self.cut.groups;
             for s in (0..stages).step_by(groups) {
                 if producer.is_none() {
-                    let _ = writeln!(body, "    COPIES_WAIT({}); BARRIER();", stages.saturating_sub(s + groups));
+                    let _ =
+                        writeln!(body, "    COPIES_WAIT({}); BARRIER();", stages.saturating_sub(s + groups));
                 }
                 if groups == 1 {
                     body.push_str(&self.multiply(&s.to_string(), self.width(s) / 16, mi, ni));

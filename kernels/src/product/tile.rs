@@ -65,7 +65,10 @@ impl Part<'_> {
         let Part { name, pitch, to, length, first, width, k, threads, .. } = *self;
         let there = self.within(format!("{first} + c * 8"));
         // So many threads side by side that a thread's rows differ by multiples of 8, and so does nothing else of its addresses.
-        let side = (1..=16).rev().find(|s| (length / 8).is_multiple_of(*s) && threads.is_multiple_of(*s)).unwrap_or(1);
+        let side = (1..=16)
+            .rev()
+            .find(|s| (length / 8).is_multiple_of(*s) && threads.is_multiple_of(*s))
+            .unwrap_or(1);
         let step = threads / side;
         let (rounds, guard) = passes(width, step, &format!("r < {width}"));
         format!(
