@@ -251,6 +251,13 @@ mod tests {
         let hidden = dense(Place::Arena(16384 + 64), &[8]);
         read_again.steps.push(step(gelu(), vec![hidden], dense(Place::Output(0), &[8])));
         assert_eq!(steps(&read_again), 2);
+        // A later result over part of it is no look at it.
+        let mut over = whole.clone();
+        let [part, copy] = [dense(Place::Arena(16384), &[64, 64]), dense(Place::Output(0), &[64, 64])];
+        let y = dense(Place::Arena(524_288), &[64, 64]);
+        over.steps.push(step(gelu(), vec![y], part.clone()));
+        over.steps.push(step(gelu(), vec![part], copy));
+        assert_eq!(steps(&over), 4);
         // The residual is what lies between, or part of it.
         assert_eq!(steps(&feed_forward(Place::Arena(16384))), 2);
         // The norm is left out if the sum is looked at again.
