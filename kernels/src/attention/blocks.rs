@@ -77,6 +77,7 @@ pub(super) fn tensor_cores(
         at_once,
         from: &format!("warp * {at_once}"),
         stride: at_once * warps,
+        until: None,
     };
     text.push_str(&walk.queries());
     if staged {
@@ -100,7 +101,7 @@ pub(super) fn tensor_cores(
     // Once for each row and warp: what the warp's sums count.
     let _ = writeln!(
         text,
-        "    SHARED float counts[{warps}][16];\n    if (TID < {}) {{ const int r = TID & 15, w = TID >> 4; float top = tops[0][r]; UNROLL for (int o = 1; o < {warps}; o++) top = f_max(top, tops[o][r]); const float from = top == -{INFINITY} ? 0.0f : top; float total = 0; UNROLL for (int o = 0; o < {warps}; o++) total += totals[o][r] * m_exp(tops[o][r] - from); counts[w][r] = total == 0.0f ? 0.0f : m_exp(tops[w][r] - from) / total; }}\n    BARRIER();",
+        "    SHARED float counts[{warps}][16];\n    if (TID < {}) {{ const int r = TID & 15, w = TID >> 4; float top = tops[0][r]; UNROLL for (int o = 1; o < {warps}; o++) top = max_near(top, tops[o][r]); const float from = top == -{INFINITY} ? 0.0f : top; float total = 0; UNROLL for (int o = 0; o < {warps}; o++) total += totals[o][r] * exp2_near(tops[o][r] - from); counts[w][r] = total == 0.0f ? 0.0f : exp2_near(tops[w][r] - from) / total; }}\n    BARRIER();",
         16 * warps
     );
     let _ = writeln!(

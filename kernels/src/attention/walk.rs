@@ -21,6 +21,8 @@ pub(super) struct Walk<'a> {
     pub(super) at_once: usize,
     pub(super) from: &'a str,
     pub(super) stride: usize,
+    /// Where it ends, if not at the last key.
+    pub(super) until: Option<&'a str>,
 }
 
 /// Keys and values in shared memory, rows of so many bytes.
@@ -30,6 +32,9 @@ pub(super) struct Staged<'a> {
     pub(super) values: &'a str,
     pub(super) pitches: [usize; 2],
 }
+
+/// What exponents of e are multiplied by to be exponents of 2.
+const LOG2_E: f32 = std::f32::consts::LOG2_E;
 
 pub(super) const INFINITY: &str = "float_of_bits(0x7f800000u)";
 
@@ -113,11 +118,12 @@ impl Walk<'_> {
     }
 
     /// Declares the sums, and walks over the keys: then `acc` has what the values add up to, `total0` and `total1` of `top0` and `top1` what a lane saw
-    /// of its rows' weights.
+    /// of its rows' weights, in units of which 2 is the base.
     pub(super) fn text(&self) -> String {
         let Self { op, z, s, half, at_once, from, stride, .. } = *self;
         let Sizes { d, t, e, .. } = *z;
         let (steps, columns, tiles) = (d / 16, e / 8, at_once / 8);
+        let until = self.until.map_or(String::new(), |until| format!(" && j < {until}"));
         let narrow = format!("narrow_{half}");
         let mut text = format!(
             "    float acc[{columns}][4];\n    UNROLL for (int n = 0; n < {columns}; n++) UNROLL for (int x = 0; x < 4; x++) acc[n][x] = 0;\n    float top0 = -{INFINITY}, top1 = -{INFINITY}, total0 = 0, total1 = 0;\n"
@@ -134,7 +140,7 @@ impl Walk<'_> {
         };
         let _ = writeln!(
             text,
-            "    for ({s} j = {from}; j < {end}; j += {stride}) {{\n    float p[{tiles}][4];\n    UNROLL for (int n = 0; n < {tiles}; n++) UNROLL for (int x = 0; x < 4; x++) p[n][x] = 0;"
+            "    for ({s} j = {from}; j < {end}{until}; j += {stride}) {{\n    float p[{tiles}][4];\n    UNROLL for (int n = 0; n < {tiles}; n++) UNROLL for (int x = 0; x < 4; x++) p[n][x] = 0;"
         );
         if op.mask {
             text.push_str(&self.masks());
@@ -157,24 +163,25 @@ impl Walk<'_> {
                 self.strides(1)[2]
             );
         }
-        // Scale, mask, and hide what is beyond the last key.
+        // Scale, mask, and hide what is beyond the last key; in units of which 2 is the base.
         let _ = writeln!(
             text,
-            "    UNROLL for (int n = 0; n < {tiles}; n++) UNROLL for (int x = 0; x < 4; x++) {{\n    const {s} key = j + n * 8 + c * 2 + (x & 1), row = x < 2 ? q0 : q1; bool seen = key < {t};"
+            "    UNROLL for (int n = 0; n < {tiles}; n++) UNROLL for (int x = 0; x < 4; x++) {{\n    const {s} key = j + n * 8 + c * 2 + (x & 1), row = x < 2 ? q0 : q1; bool seen = {};",
+            if t.is_multiple_of(at_once) { "true".to_owned() } else { format!("key < {t}") }
         );
         if op.causal {
             let _ = writeln!(text, "    seen = seen && key <= row + ({s}){t} - ({s}){};", z.s);
         }
-        let _ = writeln!(text, "    float score = p[n][x] * {};", float(op.scale.get()));
+        let _ = writeln!(text, "    float score = p[n][x] * {};", float(op.scale.get() * LOG2_E));
         if op.mask {
-            text.push_str("    score = score + masks[n][x];\n");
+            let _ = writeln!(text, "    score = m_fma(masks[n][x], {}, score);", float(LOG2_E));
         }
-        let _ = writeln!(text, "    (void)row; p[n][x] = seen ? score : -{INFINITY}; }}");
+        let _ = writeln!(text, "    (void)row; (void)key; p[n][x] = seen ? score : -{INFINITY}; }}");
         for r in 0..2 {
             let (x, y) = (2 * r, 2 * r + 1);
             let _ = writeln!(
                 text,
-                "    {{ float m = f_max(p[0][{x}], p[0][{y}]); UNROLL for (int n = 1; n < {tiles}; n++) m = f_max(m, f_max(p[n][{x}], p[n][{y}])); m = f_max(m, shuffle_xor(m, 1)); m = f_max(m, shuffle_xor(m, 2)); m = f_max(m, top{r}); const float from = m == -{INFINITY} ? 0.0f : m; const float by = top{r} == -{INFINITY} ? 0.0f : m_exp(top{r} - from); top{r} = m; float sum = 0; UNROLL for (int n = 0; n < {tiles}; n++) {{ p[n][{x}] = m_exp(p[n][{x}] - from); p[n][{y}] = m_exp(p[n][{y}] - from); sum += p[n][{x}] + p[n][{y}]; }} total{r} = total{r} * by + sum; UNROLL for (int n = 0; n < {columns}; n++) {{ acc[n][{x}] *= by; acc[n][{y}] *= by; }} }}"
+                "    {{ float m = max_near(p[0][{x}], p[0][{y}]); UNROLL for (int n = 1; n < {tiles}; n++) m = max_near(m, max_near(p[n][{x}], p[n][{y}])); m = max_near(m, shuffle_xor(m, 1)); m = max_near(m, shuffle_xor(m, 2)); m = max_near(m, top{r}); const float from = m == -{INFINITY} ? 0.0f : m; const float by = top{r} == -{INFINITY} ? 0.0f : exp2_near(top{r} - from); top{r} = m; float sum = 0; UNROLL for (int n = 0; n < {tiles}; n++) {{ p[n][{x}] = exp2_near(p[n][{x}] - from); p[n][{y}] = exp2_near(p[n][{y}] - from); sum += p[n][{x}] + p[n][{y}]; }} total{r} = total{r} * by + sum; UNROLL for (int n = 0; n < {columns}; n++) {{ acc[n][{x}] *= by; acc[n][{y}] *= by; }} }}"
             );
         }
         let pack = |n: &str, x: usize| {

@@ -21,7 +21,7 @@ const CHUNK: usize = 24 << 10;
 
 /// Rows of a block, its warps, and blocks of a cluster.
 const ROWS: usize = 32;
-const WARPS: usize = 8;
+const WARPS: usize = 16;
 const CLUSTER: usize = 8;
 
 /// Warps that have the same rows of the first product.
@@ -67,7 +67,7 @@ pub fn feed_forward(
         || !second.clusters
         || (one.m, one.n) != (two.m, two.k)
         || one.m < FEWEST_ROWS
-        || !one.n.is_multiple_of(CLUSTER * SIDE * 16)
+        || !one.n.is_multiple_of(CLUSTER * STAGE)
         || two.n > 768
         || first.output.dtype != second.output.dtype
     {
@@ -76,7 +76,7 @@ pub fn feed_forward(
     let half = storage(second.output.dtype);
     let depth = one.n / CLUSTER;
     let columns = two.n.next_multiple_of(128);
-    let cut = Cut { rows: ROWS, columns, warps: (1, WARPS), groups: 1, cluster: CLUSTER, depth };
+    let cut = Cut { rows: ROWS, columns, warps: (WARPS / SIDE, SIDE), groups: 1, cluster: CLUSTER, depth };
     let weights = [Weight::new(one.across, one.k, depth), Weight::new(two.across, depth, columns)];
     let chunk = weights[0].bytes.max(weights[1].bytes);
     let chunks = weights[0].count + weights[1].count;

@@ -2,10 +2,19 @@
 
 use std::fmt::Write;
 
+use streampool_core::op::{Binary, Instr};
+
 use super::tile::{Part, Steps};
 use super::{Cut, Product, STAGE};
 use crate::emit::{activate, float};
 use crate::map::expression;
+
+/// The same with functions that are as exact as the half width of the result needs.
+fn near(text: &str) -> String {
+    [("m_erf(", "erf_near("), ("f_gelu(", "gelu_near("), ("m_exp(", "exp_near(")]
+        .iter()
+        .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+}
 
 /// Sums of `mi` by `ni` tiles of each warp, of which `across` are side by side.
 pub(super) fn sums(mi: usize, ni: usize, across: usize) -> String {
@@ -226,7 +235,7 @@ impl Text<'_> {
         }
         let (m, n) = (self.m, self.n);
         if self.p.norm.is_some() {
-            let (quads, share, warps) = (self.quads(), self.share(), self.cut.warps.1);
+            let (quads, share, warps) = (self.quads(), self.share(), self.cut.warps.0 * self.cut.warps.1);
             let each = share.div_ceil(warps);
             return format!(
                 "    u32 vr[{each}][{quads}][2]; UNROLL for (int e = 0; e < {each}; e++) UNROLL for (int q = 0; q < {quads}; q++) {{ const i32 r = row0 + rank * {share} + e * {warps} + warp, c = q * 128 + lane * 4; vr[e][q][0] = vr[e][q][1] = 0; if (e * {warps} + warp < {share} && r < {m} && c < {n}) load_8(vr[e][q], more + ((i64)r * {n} + c)); }}\n"
@@ -276,7 +285,7 @@ impl Text<'_> {
             let _ = write!(text, "v = v + {residual}; ");
         }
         if op.activation.is_some() {
-            let _ = write!(text, "v = {}; ", activate(op.activation, "v", "float"));
+            let _ = write!(text, "v = {}; ", near(&activate(op.activation, "v", "float")));
         }
         if let Some(map) = self.p.then {
             // What follows sees what would have been stored.
@@ -284,12 +293,13 @@ impl Text<'_> {
             let registers = map.check(&[dtype]).expect("a checked step");
             let _ = write!(text, "float x0[1]; x0[0] = as_{}(v); const int k = 0; ", self.half);
             for (i, instr) in map.code.iter().enumerate() {
-                let _ = write!(
-                    text,
-                    "const {} v{i} = {}; ",
-                    crate::emit::register(registers[i]),
-                    expression(instr, &registers)
-                );
+                let value = match *instr {
+                    Instr::Binary(Binary::Div, a, b) if registers[usize::from(a)].is_float() => {
+                        format!("div_near(v{a}, v{b})")
+                    }
+                    _ => near(&expression(instr, &registers)),
+                };
+                let _ = write!(text, "const {} v{i} = {value}; ", crate::emit::register(registers[i]));
             }
             let _ = write!(text, "v = v{}; ", map.code.len() - 1);
         }
@@ -326,7 +336,7 @@ impl Text<'_> {
     fn finish_rows(&self, body: &mut String) {
         let (norm, _) = self.p.norm.expect("asked for rows");
         let (share, pitch, half, quads) = (self.share(), self.cut.pitch(), self.half, self.quads());
-        let (m, n, warps) = (self.m, self.n, self.cut.warps.1);
+        let (m, n, warps) = (self.m, self.n, self.cut.warps.0 * self.cut.warps.1);
         let each = share.div_ceil(warps);
         let (load, add) = self.gather(4, "part[q]");
         let sum = |name: &str| {
