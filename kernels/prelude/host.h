@@ -2,6 +2,7 @@
 // execute the very same kernels.
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <ucontext.h>
@@ -259,6 +260,12 @@ static void matrices(u32 *r, const u8 *row, bool across) {
     static thread_local const u8 *rows[128][32];
     int warp = the_block->current / 32, lane = the_block->current % 32;
     rows[warp][lane] = row;
+    // A device would read beyond, or fail.
+    const std::vector<u8> &arena = the_block->arenas[the_block->current / the_block->threads];
+    if (row < arena.data() || row + 16 > arena.data() + arena.size()) {
+        fprintf(stderr, "a fragment is read %td bytes into %zu of shared memory\n", row - arena.data(), arena.size());
+        abort();
+    }
     warp_barrier();
     for (int m = 0; m < 4; m++) {
         u16 e[2];

@@ -1,8 +1,7 @@
-//! Which steps one kernel does together: a small product and what is done to its result next, attention and the product that joins its heads, two
-//! products with an activation between them.
+//! Which steps one kernel does together: a small product and what is done to its result next, attention and the product that joins its heads.
 
 use streampool_core::op::{Op, Operand, Place, Program};
-use streampool_kernels::{Kernel, Product, attended, feed_forward, product, vectors};
+use streampool_kernels::{Kernel, Product, attended, product, vectors};
 
 use super::place::{INPUT_ALIGNMENT, alignment, dead, overlap, same};
 
@@ -29,18 +28,6 @@ pub(super) fn find(program: &Program, i: usize, clusters: bool) -> Option<Fused>
                 .map(|kernel| part.fused(kernel, &step.inputs, 1))
         })
     };
-    let forward = || {
-        Part::both(program, i, clusters).find_map(|first| {
-            let (hidden, before) = (first.output, first.product.inputs);
-            Part::both(program, i + first.steps, clusters).find_map(|second| {
-                let read = first.read().chain(&before[..1]).chain(second.read());
-                let passed = [first.product.output, hidden];
-                (first.product.norm.is_none() && second.takes(hidden) && second.sound(program, read, &passed))
-                    .then(|| feed_forward(&first.product, &second.product, aligned))?
-                    .map(|kernel| second.fused(kernel, before, first.steps))
-            })
-        })
-    };
     let single = || {
         Part::both(program, i, clusters).find_map(|part| {
             let inputs = part.product.inputs;
@@ -49,7 +36,7 @@ pub(super) fn find(program: &Program, i: usize, clusters: bool) -> Option<Fused>
                 .map(|kernel| part.fused(kernel, &inputs[..1], 0))
         })
     };
-    attention().or_else(forward).or_else(single)
+    attention().or_else(single)
 }
 
 fn aligned(o: &Operand) -> bool {
@@ -215,56 +202,6 @@ mod tests {
         for at in [0, 3072 - 16] {
             assert_eq!(steps(&program(gelu(), vec![], dense(Place::Arena(at), &[1, 24, 128]))), 1, "{at}");
         }
-    }
-
-    /// 64 rows through weights of 64 by 1024 and of 1024 by 64, with `residual` added and a norm: arena 0.., 16384.., 262144.. and 524288...
-    fn feed_forward(residual: Place) -> Program {
-        let norm = LayerNorm {
-            axis: 1,
-            epsilon: F32::new(1e-5),
-            rms: true,
-            scale: true,
-            bias: false,
-            residual: false,
-        };
-        let [x, hidden] = [dense(Place::Arena(0), &[64, 64]), dense(Place::Arena(16384), &[64, 1024])];
-        let [sum, y] = [dense(Place::Arena(262_144), &[64, 64]), dense(Place::Arena(524_288), &[64, 64])];
-        let weights = [dense(Place::Constant(0), &[64, 1024]), dense(Place::Constant(1), &[1024, 64])];
-        let [first, second] = weights;
-        let more = dense(residual, &[64, 64]);
-        let residual = MatMul { residual: true, ..MatMul::default() };
-        let steps = vec![
-            step(Op::MatMul(MatMul::default()), vec![x, first], hidden.clone()),
-            step(gelu(), vec![hidden.clone()], hidden.clone()),
-            step(Op::MatMul(residual), vec![hidden, second, more], sum.clone()),
-            step(Op::LayerNorm(norm), vec![sum, dense(Place::Constant(2), &[64])], y),
-        ];
-        Program { steps, arena_bytes: 1 << 20, ..Program::default() }
-    }
-
-    #[test]
-    fn two_products_with_all_between_and_behind_them_are_one_kernel() {
-        let whole = feed_forward(Place::Arena(0));
-        assert_eq!(steps(&whole), 4);
-        // Somebody else reads what lies between: then it is written.
-        let mut read_again = whole.clone();
-        let hidden = dense(Place::Arena(16384 + 64), &[8]);
-        read_again.steps.push(step(gelu(), vec![hidden], dense(Place::Output(0), &[8])));
-        assert_eq!(steps(&read_again), 2);
-        // A later result over part of it is no look at it.
-        let mut over = whole.clone();
-        let [part, copy] = [dense(Place::Arena(16384), &[64, 64]), dense(Place::Output(0), &[64, 64])];
-        let y = dense(Place::Arena(524_288), &[64, 64]);
-        over.steps.push(step(gelu(), vec![y], part.clone()));
-        over.steps.push(step(gelu(), vec![part], copy));
-        assert_eq!(steps(&over), 4);
-        // The residual is what lies between, or part of it.
-        assert_eq!(steps(&feed_forward(Place::Arena(16384))), 2);
-        // The norm is left out if the sum is looked at again.
-        let mut sum_again = whole;
-        let sum = dense(Place::Arena(262_144), &[8]);
-        sum_again.steps.push(step(gelu(), vec![sum], dense(Place::Output(0), &[8])));
-        assert_eq!(steps(&sum_again), 3);
     }
 
     #[test]

@@ -77,7 +77,6 @@ pub(super) fn tensor_cores(
         at_once,
         from: &format!("warp * {at_once}"),
         stride: at_once * warps,
-        until: None,
     };
     text.push_str(&walk.queries());
     if staged {

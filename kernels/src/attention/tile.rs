@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use streampool_core::op::{Attention, Operand};
 
-use super::walk::{INFINITY, Staged, Walk};
+use super::walk::{Staged, Walk};
 use super::{Sizes, base, bind, pitches};
 use crate::Kernel;
 use crate::emit::{Index, storage};
@@ -49,19 +49,10 @@ impl<'a> IntoTile<'a> {
         pitches(&self.z).map(|pitch| self.z.t.next_multiple_of(16) * pitch)
     }
 
-    /// Warps that share the keys of 16 queries of a head.
-    fn parts(&self, block: &Block) -> usize {
-        let keys = self.z.t.next_multiple_of(16);
-        let fits = |p: usize| block.heads * block.rows / 16 * p <= block.warps && keys.is_multiple_of(p * 16);
-        [4, 2].into_iter().find(|&p| fits(p)).unwrap_or(1)
-    }
-
-    /// Bytes that the block needs beyond its tile.
-    pub(crate) fn bytes(&self, block: &Block) -> usize {
-        let parts = self.parts(block);
-        let sums = if parts > 1 { block.heads * block.rows * parts * (self.z.e + 2) * 4 } else { 0 };
+    /// Bytes of keys and values of `heads` heads.
+    pub(crate) fn bytes(&self, heads: usize) -> usize {
         // The last row's unused half pair lies beyond it.
-        self.head_bytes().iter().sum::<usize>() * block.heads + 16 + sums
+        self.head_bytes().iter().sum::<usize>() * heads + 16
     }
 
     /// Adds the parameters.
@@ -76,8 +67,7 @@ impl<'a> IntoTile<'a> {
         let Sizes { d, t, e, .. } = *z;
         let (keys, columns, threads) = (t.next_multiple_of(16), e / 8, warps * 32);
         let [key_bytes, value_bytes] = self.head_bytes();
-        let parts = self.parts(block);
-        let tasks = heads * rows / 16 * parts;
+        let tasks = heads * rows / 16;
         let mut text = format!("    {{ const {s} batch = row0 / {};\n", z.s);
         for (n, name, length, from) in [(1, "k", d, 0), (2, "v", e, key_bytes)] {
             let chunks = length / 8;
@@ -97,15 +87,12 @@ impl<'a> IntoTile<'a> {
             );
         }
         let task = format!(
-            "const {s} g = lane >> 2, c = lane & 3, part = task % {parts}, mine = task / {parts} % {heads}, local = task / {} * 16, tile = row0 % {} + local, head = rank * {heads} + mine; const {s} qs = {};\n    const u8 *const head_keys = arena + {free} + mine * {}, *const head_values = head_keys + {key_bytes}; (void)part;\n",
-            heads * parts,
+            "const {s} g = lane >> 2, c = lane & 3, mine = task % {heads}, local = task / {heads} * 16, tile = row0 % {} + local, head = rank * {heads} + mine; const {s} qs = {};\n    const u8 *const head_keys = arena + {free} + mine * {}, *const head_values = head_keys + {key_bytes};\n",
             z.s,
             base(inputs, s, 0, "head"),
             key_bytes + value_bytes
         );
-        let each = keys / parts;
-        let until = format!("(part + 1) * {each}");
-        let at_once = [64, 32].into_iter().find(|n| each.is_multiple_of(*n) && e <= 64).unwrap_or(16);
+        let at_once = [64, 32].into_iter().find(|n| keys.is_multiple_of(*n) && e <= 64).unwrap_or(16);
         let walk = Walk {
             op,
             inputs,
@@ -114,9 +101,8 @@ impl<'a> IntoTile<'a> {
             half,
             staged: Some(Staged { keys: "head_keys", values: "head_values", pitches: pitches(z) }),
             at_once,
-            from: &format!("part * {each}"),
+            from: "0",
             stride: at_once,
-            until: (parts > 1).then_some(&until),
         };
         let arrived = "    COPIES_COMMIT(); COPIES_WAIT(0); BARRIER();\n";
         if tasks <= warps {
@@ -132,38 +118,9 @@ impl<'a> IntoTile<'a> {
             text.push_str(&walk.queries());
         }
         text.push_str(&walk.text());
-        if parts == 1 {
-            let _ = writeln!(
-                text,
-                "    const float by0 = total0 == 0.0f ? 0.0f : 1.0f / total0, by1 = total1 == 0.0f ? 0.0f : 1.0f / total1;\n    UNROLL for (int n = 0; n < {columns}; n++) {{ const i32 x = (i32)mine * {e} + n * 8; u8 *const to = arena + (x >> 6) * {stage_bytes} + c * 4; const i32 l0 = (i32)(local + g), l1 = l0 + 8, chunk = (x & 63) >> 3; *(u32 *)(to + l0 * 128 + ((chunk ^ (l0 & 7)) << 4)) = pair_of({half}(), acc[n][0] * by0, acc[n][1] * by0); *(u32 *)(to + l1 * 128 + ((chunk ^ (l1 & 7)) << 4)) = pair_of({half}(), acc[n][2] * by1, acc[n][3] * by1); }} }}\n    BARRIER(); }}"
-            );
-            return text;
-        }
-        // Rows of sums, then the greatest score and the total of weights.
-        let (pitch, pairs) = (e + 2, e / 2);
         let _ = writeln!(
             text,
-            "    float *const to = (float *)(arena + {}) + task * {} + g * {pitch};\n    UNROLL for (int n = 0; n < {columns}; n++) {{ to[n * 8 + c * 2] = acc[n][0]; to[n * 8 + c * 2 + 1] = acc[n][1]; to[8 * {pitch} + n * 8 + c * 2] = acc[n][2]; to[8 * {pitch} + n * 8 + c * 2 + 1] = acc[n][3]; }}\n    if (c == 0) {{ to[{e}] = top0; to[{e} + 1] = total0; to[8 * {pitch} + {e}] = top1; to[8 * {pitch} + {e} + 1] = total1; }} }}\n    BARRIER();",
-            free + (key_bytes + value_bytes) * heads + 16,
-            16 * pitch
-        );
-        let _ = writeln!(
-            text,
-            "    for (i32 x = TID; x < {}; x += {threads}) {{ const i32 column = x % {pairs} * 2, mine = x / {pairs} % {heads}, lr = x / {}; const float *const from = (const float *)(arena + {}) + ((lr >> 4) * {heads} + mine) * {} + (lr & 15) * {pitch};",
-            heads * rows * pairs,
-            pairs * heads,
-            free + (key_bytes + value_bytes) * heads + 16,
-            parts * 16 * pitch
-        );
-        let _ = writeln!(
-            text,
-            "    float top = from[{e}]; UNROLL for (int p = 1; p < {parts}; p++) top = max_near(top, from[p * {} + {e}]); const float base = top == -{INFINITY} ? 0.0f : top; float total = 0, low = 0, high = 0;",
-            16 * pitch
-        );
-        let _ = writeln!(
-            text,
-            "    UNROLL for (int p = 0; p < {parts}; p++) {{ const float *const its = from + p * {}; const float by = exp2_near(its[{e}] - base); total += its[{e} + 1] * by; low += its[column] * by; high += its[column + 1] * by; }}\n    const float by = total == 0.0f ? 0.0f : 1.0f / total; const i32 at = mine * {e} + column; *(u32 *)(arena + (at >> 6) * {stage_bytes} + lr * 128 + (((at & 63) >> 3 ^ (lr & 7)) << 4) + (at & 7) * 2) = pair_of({half}(), low * by, high * by); }}\n    BARRIER(); }}",
-            16 * pitch
+            "    const float by0 = total0 == 0.0f ? 0.0f : 1.0f / total0, by1 = total1 == 0.0f ? 0.0f : 1.0f / total1;\n    UNROLL for (int n = 0; n < {columns}; n++) {{ const i32 x = (i32)mine * {e} + n * 8; u8 *const to = arena + (x >> 6) * {stage_bytes} + c * 4; const i32 l0 = (i32)(local + g), l1 = l0 + 8, chunk = (x & 63) >> 3; *(u32 *)(to + l0 * 128 + ((chunk ^ (l0 & 7)) << 4)) = pair_of({half}(), acc[n][0] * by0, acc[n][1] * by0); *(u32 *)(to + l1 * 128 + ((chunk ^ (l1 & 7)) << 4)) = pair_of({half}(), acc[n][2] * by1, acc[n][3] * by1); }} }}\n    BARRIER(); }}"
         );
         text
     }

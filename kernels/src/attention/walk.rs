@@ -21,8 +21,6 @@ pub(super) struct Walk<'a> {
     pub(super) at_once: usize,
     pub(super) from: &'a str,
     pub(super) stride: usize,
-    /// Where it ends, if not at the last key.
-    pub(super) until: Option<&'a str>,
 }
 
 /// Keys and values in shared memory, rows of so many bytes.
@@ -123,7 +121,6 @@ impl Walk<'_> {
         let Self { op, z, s, half, at_once, from, stride, .. } = *self;
         let Sizes { d, t, e, .. } = *z;
         let (steps, columns, tiles) = (d / 16, e / 8, at_once / 8);
-        let until = self.until.map_or(String::new(), |until| format!(" && j < {until}"));
         let narrow = format!("narrow_{half}");
         let mut text = format!(
             "    float acc[{columns}][4];\n    UNROLL for (int n = 0; n < {columns}; n++) UNROLL for (int x = 0; x < 4; x++) acc[n][x] = 0;\n    float top0 = -{INFINITY}, top1 = -{INFINITY}, total0 = 0, total1 = 0;\n"
@@ -140,7 +137,7 @@ impl Walk<'_> {
         };
         let _ = writeln!(
             text,
-            "    for ({s} j = {from}; j < {end}{until}; j += {stride}) {{\n    float p[{tiles}][4];\n    UNROLL for (int n = 0; n < {tiles}; n++) UNROLL for (int x = 0; x < 4; x++) p[n][x] = 0;"
+            "    for ({s} j = {from}; j < {end}; j += {stride}) {{\n    float p[{tiles}][4];\n    UNROLL for (int n = 0; n < {tiles}; n++) UNROLL for (int x = 0; x < 4; x++) p[n][x] = 0;"
         );
         if op.mask {
             text.push_str(&self.masks());

@@ -25,7 +25,7 @@ pub fn attended(
     let Extents { m, n, k, across } = Extents::of(p, aligned)?;
     let first = IntoTile::new(op, inputs, &p.inputs[0])?;
     let (b, h, s, e) = first.sizes();
-    let (rows, warps) = if m <= 16 { (16, (1, 8)) } else { (32, (2, 8)) };
+    let rows = if m <= 16 { 16 } else { 32 };
     if !p.constant
         || p.siblings.is_some()
         || (m, k) != (b * s, h * e)
@@ -38,18 +38,18 @@ pub fn attended(
     let columns = n.next_multiple_of(128);
     let cut = [4usize, 2, 1].into_iter().find_map(|cluster| {
         let depth = k / cluster;
-        let cut = Cut { rows, columns, warps, groups: 1, cluster, depth };
+        let cut = Cut { rows, columns, warps: (1, 8), groups: 1, cluster, depth };
         let even = cluster <= most && h.is_multiple_of(cluster) && depth.is_multiple_of(16);
         (even && cut.stages() <= cut.slots()).then_some(cut)
     })?;
     let heads = h / cut.cluster;
     let free = cut.stages() * cut.stage_bytes();
-    let block = Block { rows, heads, warps: cut.threads() / 32, stage_bytes: cut.stage_bytes(), free };
-    let shared = cut.shared_bytes().max(free + first.bytes(&block));
+    let shared = cut.shared_bytes().max(free + first.bytes(heads));
     if shared > SHARED {
         return None;
     }
     let half = storage(p.output.dtype);
+    let block = Block { rows, heads, warps: cut.threads() / 32, stage_bytes: cut.stage_bytes(), free };
     let text = Text { p, cut: &cut, m, n, k, across, half };
     let what = format!(
         "fused attention of {heads} heads a block, joined by {m}x{n}x{k}, tensor cores, tiles of {rows} rows, clusters of {}",

@@ -10,7 +10,6 @@
 //! `ldmatrix`: the way of NVIDIA's CUTLASS for Ampere ("CUTLASS: efficient GEMM in CUDA", docs/media/docs/efficient_gemm.md).
 
 mod attended;
-mod feed_forward;
 mod text;
 mod tile;
 
@@ -22,7 +21,6 @@ use crate::emit::storage;
 use crate::map::single_input;
 use crate::{Binding, Kernel};
 pub use attended::attended;
-pub use feed_forward::feed_forward;
 use text::Text;
 
 /// Elements of the inner axis that one stage of the pipeline holds: 128 bytes.

@@ -88,7 +88,7 @@ pub(super) struct Steps<'a> {
     /// Steps of 16 to do, and the first one's number in the left factor's stage.
     pub(super) count: usize,
     pub(super) from: &'a str,
-    /// Tiles of 16 rows and of 8 columns that the warp has; its first row and column are `wr` and `wc`, its sums `acc`.
+    /// Tiles of 16 rows and of 8 columns that the warp has, the latter even; its first row and column are `wr` and `wc`, its sums `acc`.
     pub(super) mi: usize,
     pub(super) ni: usize,
     /// Columns of the weight's part, if it is stored by rows.
@@ -98,7 +98,7 @@ pub(super) struct Steps<'a> {
 impl Steps<'_> {
     pub(super) fn text(&self) -> String {
         let Steps { half, left, right, count, from, mi, ni, by_rows } = *self;
-        debug_assert!(count * 16 <= STAGE);
+        debug_assert!(count * 16 <= STAGE && ni % 2 == 0);
         let fetch = match by_rows {
             None => "const i32 r = wc + j * 16 + (lane & 7) + (lane >> 4 << 3), c = at * 2 + (lane >> 3 & 1); fragments(fb[at & 1][j], right + r * 128 + ((c ^ (r & 7)) << 4));".to_owned(),
             Some(columns) => format!(
@@ -106,14 +106,13 @@ impl Steps<'_> {
                 columns * 2
             ),
         };
-        // Of an odd number of columns the last pair is half of use.
-        let (pairs, last) = (ni.div_ceil(2), ni - 1);
+        let pairs = ni / 2;
         // The fragments of the next step are under way while those of this one are multiplied.
         let load = format!(
             "{{ UNROLL for (int i = 0; i < {mi}; i++) {{ const i32 r = wr + i * 16 + (lane & 15), c = ({from} + at) * 2 + (lane >> 4); fragments(fa[at & 1][i], left + r * 128 + ((c ^ (r & 7)) << 4)); }}\n    UNROLL for (int j = 0; j < {pairs}; j++) {{ {fetch} }} }}"
         );
         format!(
-            "    {{ const u8 *const left = {left}, *const right = {right}; u32 fa[2][{mi}][4], fb[2][{pairs}][4];\n    {{ const int at = 0; {load} }}\n    UNROLL for (int s16 = 0; s16 < {count}; s16++) {{ if (s16 + 1 < {count}) {{ const int at = s16 + 1; {load} }}\n    UNROLL for (int j = 0; j < {pairs}; j++) UNROLL for (int i = 0; i < {mi}; i++) {{ mma_16x8x16({half}(), acc[i][j * 2], fa[s16 & 1][i], fb[s16 & 1][j]); if (j * 2 < {last}) mma_16x8x16({half}(), acc[i][j * 2 < {last} ? j * 2 + 1 : 0], fa[s16 & 1][i], fb[s16 & 1][j] + 2); }} }} }}\n"
+            "    {{ const u8 *const left = {left}, *const right = {right}; u32 fa[2][{mi}][4], fb[2][{pairs}][4];\n    {{ const int at = 0; {load} }}\n    UNROLL for (int s16 = 0; s16 < {count}; s16++) {{ if (s16 + 1 < {count}) {{ const int at = s16 + 1; {load} }}\n    UNROLL for (int j = 0; j < {pairs}; j++) UNROLL for (int i = 0; i < {mi}; i++) {{ mma_16x8x16({half}(), acc[i][j * 2], fa[s16 & 1][i], fb[s16 & 1][j]); mma_16x8x16({half}(), acc[i][j * 2 + 1], fa[s16 & 1][i], fb[s16 & 1][j] + 2); }} }} }}\n"
         )
     }
 }

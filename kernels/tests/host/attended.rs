@@ -1,12 +1,12 @@
-//! Several products, and attention with the product behind it, in one kernel: against the CPU device's steps one by one.
+//! Attention and the product behind it in one kernel: against the CPU device's steps one by one.
 
 use streampool_core::op::{
-    Activation, Attention, DType, F32, HostTensor, LayerNorm, Layout, MatMul, Op, Operand, Place, Port,
-    Program, Scalar, Step, TensorType,
+    Attention, DType, F32, HostTensor, LayerNorm, Layout, MatMul, Op, Operand, Place, Port, Program, Scalar,
+    Step, TensorType,
 };
-use streampool_kernels::{Product, attended, feed_forward};
+use streampool_kernels::{Product, attended};
 
-use crate::products::{Case, Numbers, agree, gelu};
+use crate::products::{Case, Numbers, agree};
 
 /// A program under construction.
 struct Chain {
@@ -88,76 +88,6 @@ impl Chain {
 /// A product as kernels are asked for it.
 fn asked<'a>(op: &'a MatMul, inputs: &'a [Operand], output: &'a Operand) -> Product<'a> {
     Product { op, inputs, output, constant: true, clusters: true, siblings: None, then: None, norm: None }
-}
-
-#[derive(Clone, Copy)]
-struct FeedForward {
-    dtype: DType,
-    m: usize,
-    k: usize,
-    hidden: usize,
-    n: usize,
-    across: [bool; 2],
-    /// GELU as models have it, else the product's own activation.
-    gelu: bool,
-    residual: bool,
-    norm: Option<bool>,
-}
-
-fn feed(w: FeedForward) -> Case {
-    let mut chain = Chain::new(w.dtype);
-    let x = chain.input(&[w.m, w.k]);
-    let first = MatMul { bias: true, activation: (!w.gelu).then_some(Activation::Relu), ..MatMul::default() };
-    let one = [x.clone(), chain.weight(w.k, w.hidden, w.across[0]), chain.input(&[w.hidden])];
-    let between = chain.between(&[w.m, w.hidden]);
-    chain.step(Op::MatMul(first.clone()), &one, &between);
-    let map = gelu(w.dtype);
-    if w.gelu {
-        chain.step(Op::Map(map.clone()), std::slice::from_ref(&between), &between);
-    }
-    let second = MatMul { bias: true, residual: w.residual, ..MatMul::default() };
-    let mut two = vec![between.clone(), chain.weight(w.hidden, w.n, w.across[1]), chain.input(&[w.n])];
-    if w.residual {
-        two.push(chain.input(&[w.m, w.n]));
-    }
-    let result = chain.at(Place::Output(0), &[w.m, w.n]);
-    let sum = if w.norm.is_some() { chain.between(&[w.m, w.n]) } else { result.clone() };
-    chain.step(Op::MatMul(second.clone()), &two, &sum);
-    let norm = w.norm.map(|rms| chain.norm(&sum, &result, rms));
-    let kernel = feed_forward(
-        &Product { then: w.gelu.then_some(&map), ..asked(&first, &one, &between) },
-        &Product { norm: norm.as_ref().map(|(n, i)| (n, &i[..])), ..asked(&second, &two, &result) },
-        |_| true,
-    )
-    .unwrap_or_else(|| panic!("no kernel for {}x{}x{}x{}", w.m, w.k, w.hidden, w.n));
-    let mut bound = one.to_vec();
-    bound.extend(two[1..].iter().cloned());
-    bound.extend(norm.iter().flat_map(|(_, i)| i[1..].iter().cloned()));
-    chain.case(kernel, bound, &result)
-}
-
-#[test]
-fn feed_forward_parts_agree_with_the_steps_that_they_replace() {
-    let mini = FeedForward {
-        dtype: DType::F16,
-        m: 40,
-        k: 384,
-        hidden: 1536,
-        n: 384,
-        across: [false, false],
-        gelu: true,
-        residual: true,
-        norm: Some(false),
-    };
-    let cases = [
-        mini,
-        // Rows and columns that no tile divides, and inner lengths that no stage does.
-        FeedForward { m: 33, k: 200, hidden: 512, n: 136, across: [true, true], norm: None, ..mini },
-        FeedForward { m: 70, k: 24, hidden: 1024, n: 72, dtype: DType::BF16, gelu: false, ..mini },
-        FeedForward { m: 37, k: 768, hidden: 512, n: 392, across: [false, true], residual: false, ..mini },
-        FeedForward { m: 34, k: 136, hidden: 1024, n: 8, across: [true, false], norm: Some(true), ..mini },
-    ];
-    agree(&cases.map(feed));
 }
 
 #[derive(Clone, Copy)]
