@@ -420,23 +420,42 @@ mod tests {
 
     #[test]
     fn calls_and_helpers_are_never_more_than_cores_once_helpers_have_left() {
-        // Two callers on two cores: each runs alone.
+        // Two callers on two cores: each runs alone, once the helper of the one that came first has done the task that it had begun.
         let team = Team::new(2);
-        let barrier = std::sync::Barrier::new(2);
+        let (begin, end) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+        let (helped, together) = (AtomicBool::new(false), AtomicBool::new(false));
+        let others = AtomicUsize::new(0);
+        let call = || {
+            let me = std::thread::current().id();
+            let met = AtomicBool::new(false);
+            team.run(40, LARGE, &|i| {
+                if std::thread::current().id() != me {
+                    helped.store(true, Ordering::SeqCst);
+                    others.fetch_add(usize::from(together.load(Ordering::SeqCst)), Ordering::SeqCst);
+                }
+                if !met.swap(true, Ordering::SeqCst) {
+                    begin.wait();
+                    together.store(true, Ordering::SeqCst);
+                }
+                busy(1000);
+                if i == 39 {
+                    // No call ends, and makes room, while the other has tasks.
+                    end.wait();
+                }
+            });
+        };
         std::thread::scope(|s| {
-            for _ in 0..2 {
-                s.spawn(|| {
-                    let me = std::thread::current().id();
-                    team.run(2, LARGE, &|i| {
-                        if i == 0 {
-                            // Both are in a call from here on.
-                            assert_eq!(std::thread::current().id(), me);
-                        }
-                    });
-                    barrier.wait();
-                });
+            s.spawn(call);
+            // Whoever does the first task waits for the second call, so the other one comes to do the second.
+            let start = Instant::now();
+            while !helped.load(Ordering::SeqCst) && start.elapsed() < Duration::from_secs(20) {
+                std::thread::yield_now();
             }
+            call();
         });
+        assert!(helped.into_inner(), "no helper came");
+        let others = others.into_inner();
+        assert!(others <= 1, "helpers began {others} tasks beside two calls on two cores");
         assert_eq!(team.crew.as_ref().unwrap().state.0.load(Ordering::Relaxed), 0, "all left");
         let state = State::default();
         assert!(state.call_begins(2) && state.join(2) && !state.join(2) && !state.crowded(2));
