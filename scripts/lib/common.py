@@ -67,7 +67,7 @@ def cargo_tool(name):
     path = f"{tools / 'bin'}{os.pathsep}{os.environ['PATH']}"
     if not shutil.which(f"cargo-{name}", path=path):
         say(f"installing cargo-{name} into {tools}")
-        if subprocess.run(["cargo", "install", "--locked", "--root", tools, f"cargo-{name}"]).returncode != 0:
+        if subprocess.run(["cargo", "install", "--locked", "--quiet", "--root", tools, f"cargo-{name}"]).returncode != 0:
             fail(f"cargo-{name} could not be installed; is there a network, or a mirror of crates.io?")
     return os.environ | {"PATH": path}
 
