@@ -2,6 +2,11 @@
 //!
 //! ONNX is protocol buffers; the dozen fields that are needed are encoded here (field numbers from onnx.proto).
 
+#[path = "message.rs"]
+mod message;
+
+use message::Message;
+
 /// ONNX bytes of linear layers of these widths with ReLU between them: input "x" (batch, first), output "y" (batch, last).
 #[allow(dead_code)] // not of the GPU's benchmarks, which share this file
 pub(crate) fn mlp(widths: &[usize]) -> Vec<u8> {
@@ -33,106 +38,50 @@ pub(crate) fn mlp_of(widths: &[usize], width: Width) -> Vec<u8> {
         initializers.push(tensor(&b, &[to], &bias, width));
         let end = i + 1 == layers;
         let out = if end { "y".to_owned() } else { format!("h{i}") };
-        let mut gemm = node("Gemm", &format!("linear{i}"), &[&last, &w, &b], &out);
-        let mut trans = Message::default();
-        trans.text(1, "transB").int(3, 1).int(20, 2); // name, i, type = INT
-        gemm.message(5, &trans);
-        graph.message(1, &gemm);
+        let gemm = node("Gemm", &format!("linear{i}"), &[&last, &w, &b], &out);
+        let transposed = Message::default().str(1, "transB").int(3, 1).int(20, 2); // name, i, type = INT
+        graph = graph.message(1, &gemm.message(5, &transposed));
         if !end {
             last = format!("r{i}");
-            graph.message(1, &node("Relu", &format!("relu{i}"), &[&out], &last));
+            graph = graph.message(1, &node("Relu", &format!("relu{i}"), &[&out], &last));
         }
     }
-    graph.text(2, "mlp");
-    for t in &initializers {
-        graph.message(5, t);
-    }
-    graph.message(11, &value("x", widths[0], width)).message(12, &value("y", widths[layers], width));
-    let mut opset = Message::default();
-    opset.text(1, "").int(2, 17);
-    let mut model = Message::default();
-    model.int(1, 8).text(2, "streampool bench").message(7, &graph).message(8, &opset);
-    model.0
+    graph = initializers.iter().fold(graph.str(2, "mlp"), |graph, t| graph.message(5, t));
+    graph = graph.message(11, &value("x", widths[0], width)).message(12, &value("y", widths[layers], width));
+    let opset = Message::default().str(1, "").int(2, 17);
+    Message::default().int(1, 8).str(2, "streampool bench").message(7, &graph).message(8, &opset).0
 }
 
 fn node(op: &str, name: &str, inputs: &[&str], output: &str) -> Message {
-    let mut m = Message::default();
-    for input in inputs {
-        m.text(1, input);
-    }
-    m.text(2, output).text(3, name).text(4, op);
-    m
+    let taking = inputs.iter().fold(Message::default(), |m, input| m.str(1, input));
+    taking.str(2, output).str(3, name).str(4, op)
 }
 
 fn tensor(name: &str, dims: &[usize], values: &[f32], width: Width) -> Message {
-    let mut m = Message::default();
-    for &d in dims {
-        m.int(1, d as u64);
-    }
+    let shaped = dims.iter().fold(Message::default(), |m, &d| m.int(1, d as i64));
     let raw: Vec<u8> = match width {
         Width::Float32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
         // The upper half: truncated, which is good enough for weights drawn at random.
         Width::Bfloat16 => values.iter().flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes()).collect(),
     };
-    m.int(2, width.code()).text(8, name).bytes(9, &raw); // data_type, name, raw_data
-    m
+    shaped.int(2, width.code()).str(8, name).bytes(9, &raw) // data_type, name, raw_data
 }
 
 /// A float input or output ("batch", width).
 fn value(name: &str, columns: usize, width: Width) -> Message {
-    let [mut batch, mut fixed, mut shape, mut tensor, mut ty, mut info] =
-        std::array::from_fn(|_| Message::default());
-    batch.text(2, "batch");
-    fixed.int(1, columns as u64);
-    shape.message(1, &batch).message(1, &fixed);
-    tensor.int(1, width.code()).message(2, &shape);
-    ty.message(1, &tensor);
-    info.text(1, name).message(2, &ty);
-    info
+    let new = Message::default;
+    let shape = new().message(1, &new().str(2, "batch")).message(1, &new().int(1, columns as i64));
+    let tensor = new().int(1, width.code()).message(2, &shape);
+    new().str(1, name).message(2, &new().message(1, &tensor))
 }
 
 impl Width {
     /// ONNX's number for it.
-    fn code(self) -> u64 {
+    fn code(self) -> i64 {
         match self {
             Width::Float32 => 1,
             Width::Bfloat16 => 16,
         }
-    }
-}
-
-/// A protocol buffers message being written.
-#[derive(Default)]
-struct Message(Vec<u8>);
-
-impl Message {
-    fn varint(&mut self, mut v: u64) {
-        while v >= 0x80 {
-            self.0.push(v as u8 | 0x80);
-            v >>= 7;
-        }
-        self.0.push(v as u8);
-    }
-
-    fn int(&mut self, field: u64, v: u64) -> &mut Self {
-        self.varint(field << 3);
-        self.varint(v);
-        self
-    }
-
-    fn bytes(&mut self, field: u64, v: &[u8]) -> &mut Self {
-        self.varint(field << 3 | 2);
-        self.varint(v.len() as u64);
-        self.0.extend_from_slice(v);
-        self
-    }
-
-    fn text(&mut self, field: u64, v: &str) -> &mut Self {
-        self.bytes(field, v.as_bytes())
-    }
-
-    fn message(&mut self, field: u64, v: &Message) -> &mut Self {
-        self.bytes(field, &v.0)
     }
 }
 
@@ -174,8 +123,6 @@ mod tests {
 
     #[test]
     fn varints_are_little_endian_groups_of_seven() {
-        let mut m = Message::default();
-        m.int(1, 300);
-        assert_eq!(m.0, [0x08, 0xac, 0x02]);
+        assert_eq!(Message::default().int(1, 300).0, [0x08, 0xac, 0x02]);
     }
 }

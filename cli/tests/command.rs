@@ -1,9 +1,13 @@
 //! The command as a user meets it: exit codes, what is printed, what is written.
 
+#[path = "../src/message.rs"]
+mod message;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use message::Message;
 use serde_json::Value;
 use streampool::HostTensor;
 
@@ -263,28 +267,24 @@ fn inspect_shows_inputs_operators_plan_and_memory() {
 
 /// An ONNX file of one node: y of any shape is x reshaped to the values of `shape`.
 fn reshape_model() -> Vec<u8> {
-    fn varint(field: u8, value: u8) -> Vec<u8> {
-        vec![field << 3, value]
-    }
-    fn bytes(field: u8, value: &[u8]) -> Vec<u8> {
-        [&[field << 3 | 2, u8::try_from(value.len()).unwrap()], value].concat()
-    }
-    fn port(field: u8, name: &str, elem_type: u8, dim: Option<&str>) -> Vec<u8> {
-        let shape = dim.map(|d| bytes(2, &bytes(1, &bytes(2, d.as_bytes()))));
-        let tensor = [varint(1, elem_type), shape.unwrap_or_default()].concat();
-        bytes(field, &[bytes(1, name.as_bytes()), bytes(2, &bytes(1, &tensor))].concat())
-    }
-    let node = [bytes(1, b"x"), bytes(1, b"shape"), bytes(2, b"y"), bytes(4, b"Reshape")].concat();
+    let new = Message::default;
+    let port = |name: &str, elem_type: i64, dim: Option<&str>| {
+        let tensor = new().int(1, elem_type);
+        let tensor = match dim {
+            Some(dim) => tensor.message(2, &new().message(1, &new().str(2, dim))),
+            None => tensor,
+        };
+        new().str(1, name).message(2, &new().message(1, &tensor))
+    };
+    let node = new().str(1, "x").str(1, "shape").str(2, "y").str(4, "Reshape");
     let (float, int64) = (1, 7);
-    let graph = [
-        bytes(1, &node),
-        bytes(2, b"g"),
-        port(11, "x", float, Some("n")),
-        port(11, "shape", int64, Some("rank")),
-        port(12, "y", float, None),
-    ]
-    .concat();
-    [varint(1, 8), bytes(7, &graph), bytes(8, &varint(2, 17))].concat()
+    let graph = new()
+        .message(1, &node)
+        .str(2, "g")
+        .message(11, &port("x", float, Some("n")))
+        .message(11, &port("shape", int64, Some("rank")))
+        .message(12, &port("y", float, None));
+    new().int(1, 8).message(7, &graph).message(8, &new().int(2, 17)).0
 }
 
 #[test]

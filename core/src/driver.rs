@@ -32,8 +32,8 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::error::Result;
-use crate::op::Program;
+use crate::error::{Error, Result};
+use crate::op::{Place, Port, Program};
 use crate::timeline::{StreamId, Ticket};
 
 /// Every allocation and every block is aligned to this many bytes: a cache line and an AVX-512 register.
@@ -153,6 +153,50 @@ pub struct Bindings<'a> {
     pub outputs: &'a [Slice<'a>],
     /// At least [`Program::arena_bytes`]; contents undefined before and after.
     pub arena: Slice<'a>,
+}
+
+impl Bindings<'_> {
+    /// Checks them against the ports and the arena of the program called `program`: cheap, for drivers to do at every launch. The
+    /// address of each port ([`Place::Input`] or [`Place::Output`]) must be a multiple of what the driver's `alignment` says, a power of two.
+    ///
+    /// # Errors
+    /// `is_invalid_argument` that says which is missing, too short or misaligned, and what it needs.
+    pub fn check(
+        &self,
+        program: &str,
+        (inputs, outputs): (&[Port], &[Port]),
+        arena_bytes: usize,
+        alignment: impl Fn(Place, &Port) -> usize,
+    ) -> Result<()> {
+        let fail = |why: String| Err(Error::invalid_argument(format!("program '{program}': {why}")));
+        for (kind, place, ports, slices) in [
+            ("input", Place::Input as fn(_) -> _, inputs, self.inputs),
+            ("output", Place::Output as fn(_) -> _, outputs, self.outputs),
+        ] {
+            if ports.len() != slices.len() {
+                return fail(format!("needs {} {kind}(s), got {}", ports.len(), slices.len()));
+            }
+            for (i, (port, slice)) in ports.iter().zip(slices).enumerate() {
+                if slice.bytes < port.bytes {
+                    return fail(format!("{kind} {i} has {} bytes, needs {}", slice.bytes, port.bytes));
+                }
+                let needed = alignment(place(i as u32), port);
+                if slice.address & (needed as u64 - 1) != 0 {
+                    return fail(format!(
+                        "{kind} {i} is at address {:#x}, needs an alignment of {needed} bytes",
+                        slice.address
+                    ));
+                }
+            }
+        }
+        let Slice { address, bytes, .. } = self.arena;
+        if bytes < arena_bytes || !address.is_multiple_of(ALIGNMENT as u64) {
+            return fail(format!(
+                "the arena has {bytes} bytes at {address:#x}, needs {arena_bytes} aligned to {ALIGNMENT}"
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// A compiled program. Immutable; used from all queues at once.

@@ -6,27 +6,24 @@
 #![cfg(loom)]
 
 mod model;
+mod system;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64 as Count, Ordering as StdOrdering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use loom::cell::UnsafeCell;
-use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread::{self, JoinHandle};
 use model::explore;
-use streampool_core::driver::Segment;
-use streampool_core::hazard::{Access, Hazards, Waits};
-use streampool_core::memory::{Block, MemoryConfig, MemoryPool, Source, StreamCache};
+use streampool_core::hazard::{Access, Hazards};
+use streampool_core::memory::{Block, MemoryConfig, MemoryPool};
 use streampool_core::slot::{Policy, PoolOptions, SlotPool};
-use streampool_core::sync::{Arc, Condvar, Deadline, Mutex};
-use streampool_core::timeline::{Board, StreamId, Submissions, Ticket, VectorClock};
+use streampool_core::sync::{Arc, Deadline, Mutex};
+use streampool_core::timeline::{StreamId, Submissions, Ticket};
 use streampool_core::{Error, Result};
+use system::{BYTES, Bytes, Device, Handle};
 
-/// A large class: each block is a segment of its own.
-const BYTES: usize = 256 << 10;
 const STREAMS: usize = 2;
 
 std::thread_local! {
@@ -34,102 +31,41 @@ std::thread_local! {
     static BYTES_AT: RefCell<BTreeMap<u64, Rc<UnsafeCell<()>>>> = RefCell::default();
 }
 
-/// Touches the bytes at an address. loom fails here if this races with another access.
-fn touch(address: u64, access: Access) {
-    let bytes = BYTES_AT.with_borrow(|all| all[&address].clone());
-    match access {
-        Access::Read => bytes.with(|_| ()),
-        Access::Write => bytes.with_mut(|_| ()),
-    }
-}
+/// loom fails if two accesses race.
+struct Seen;
 
-/// What a stream was given: wait for `after`, then touch the bytes at `address`, then state that `number` is done.
-struct Job {
-    after: Waits,
-    access: Access,
-    address: u64,
-    number: u64,
-}
-
-/// A stream's queue on the device.
-struct Queue {
-    jobs: Mutex<(VecDeque<Job>, bool)>,
-    more: Condvar,
-}
-
-/// A device: a board, a queue a stream, addresses.
-struct Device {
-    board: Board,
-    queues: Vec<Queue>,
-    limit: usize,
-    used: AtomicUsize,
-    next: Count,
-}
-
-struct Owner(std::sync::Arc<Device>);
-
-impl Drop for Owner {
-    fn drop(&mut self) {
-        self.0.used.fetch_sub(BYTES, Ordering::Relaxed);
-    }
-}
-
-#[derive(Clone)]
-struct Handle(std::sync::Arc<Device>);
-
-impl Source for Handle {
-    fn memory_bytes(&self) -> usize {
-        self.0.limit
-    }
-    fn allocate(&self, bytes: usize) -> Result<Segment> {
-        let used = self.0.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        assert!(used <= self.0.limit, "the budget was exceeded");
-        let address = self.0.next.fetch_add(bytes as u64, StdOrdering::Relaxed);
+impl Bytes for Seen {
+    fn add(&self, address: u64) {
         BYTES_AT.with_borrow_mut(|all| all.insert(address, Rc::new(UnsafeCell::new(()))));
-        Ok(Segment::new(address, bytes, Box::new(Owner(self.0.clone()))))
     }
-    fn completed(&self, stream: StreamId) -> u64 {
-        self.0.board.done(stream)
-    }
-    fn wait(&self, ticket: Ticket, _deadline: Instant) -> Result<()> {
-        self.0.board.wait(ticket, Deadline::NEVER)
+    fn touch(&self, address: u64, access: Access) {
+        let bytes = BYTES_AT.with_borrow(|all| all[&address].clone());
+        match access {
+            Access::Read => bytes.with(|_| ()),
+            Access::Write => bytes.with_mut(|_| ()),
+        }
     }
 }
 
-/// A slot's payload, as a device's stream is.
+/// A stream whose submissions are remembered.
 struct Stream {
-    device: std::sync::Arc<Device>,
-    cache: StreamCache,
-    submissions: Submissions,
-    last: Arc<Mutex<Vec<Ticket>>>,
+    of_device: system::Stream<Seen>,
+    submitted: Arc<Mutex<Vec<Ticket>>>,
 }
 
 impl Stream {
-    /// Submits work on a block whose hazards are known.
-    fn submit(&mut self, block: &Block, hazards: &mut Hazards, access: Access) -> Ticket {
-        let stream = self.submissions.stream();
-        let mut known = VectorClock::new();
-        self.device.board.read_into(&mut known);
-        let mut after = Waits::new();
-        hazards.collect(access, stream, &known, &mut after).unwrap();
-        let queue = &self.device.queues[stream.index()];
-        let ticket = self.submissions.submit(|number| {
-            let mut jobs = queue.jobs.lock();
-            assert!(!jobs.1, "INV-11: submitted after the device stopped");
-            jobs.0.push_back(Job { after, access, address: block.address(), number });
-            Ok(())
-        });
-        queue.more.notify_all();
-        let ticket = ticket.unwrap();
-        hazards.record(access, ticket);
-        block.record(ticket);
-        self.last.lock().push(ticket);
-        ticket
+    fn alloc(&mut self) -> Result<Block> {
+        self.of_device.cache.alloc(BYTES)
+    }
+
+    fn submit(&mut self, block: &Block, hazards: &mut Hazards, access: Access) {
+        let ticket = self.of_device.submit(block, hazards, access);
+        self.submitted.lock().push(ticket);
     }
 }
 
 struct System {
-    device: std::sync::Arc<Device>,
+    device: std::sync::Arc<Device<Seen>>,
     memory: std::sync::Arc<MemoryPool>,
     pool: Arc<SlotPool<Stream>>,
     submitted: Arc<Mutex<Vec<Ticket>>>,
@@ -138,54 +74,25 @@ struct System {
 
 /// A system of so many slots and blocks, with a worker for each of the first `workers` streams.
 fn system(slots: usize, blocks: usize, workers: usize) -> System {
-    let board = Board::new(STREAMS);
-    let queue = || Queue { jobs: Mutex::new((VecDeque::new(), false)), more: Condvar::new() };
-    let device = std::sync::Arc::new(Device {
-        board: board.clone(),
-        queues: (0..STREAMS).map(|_| queue()).collect(),
-        limit: blocks * BYTES,
-        used: AtomicUsize::new(0),
-        next: Count::new(1 << 20),
-    });
+    let device = Device::new(STREAMS, blocks, Seen);
     let config = MemoryConfig { limit: Some(blocks * BYTES), ..MemoryConfig::default() };
     let memory = MemoryPool::new(Handle(device.clone()), config);
     let submitted = Arc::new(Mutex::new(Vec::new()));
     let options =
         PoolOptions::default().with_size(slots).with_policy(Policy::Wait { deadline: Duration::MAX });
     let pool = SlotPool::new(options, {
-        let (device, memory, last) = (device.clone(), memory.clone(), submitted.clone());
+        let (device, memory, submitted) = (device.clone(), memory.clone(), submitted.clone());
         move |stream| {
-            Ok(Stream {
-                device: device.clone(),
-                cache: memory.stream_cache(stream)?,
-                submissions: Submissions::new(stream),
-                last: last.clone(),
-            })
+            let (device, cache) = (device.clone(), memory.stream_cache(stream)?);
+            let of_device = system::Stream { device, cache, submissions: Submissions::new(stream) };
+            Ok(Stream { of_device, submitted: submitted.clone() })
         }
     });
     let workers = (0..workers as u32)
         .map(|stream| {
-            let mut progress = board.progress(StreamId(stream)).unwrap();
+            let progress = device.board.progress(StreamId(stream)).unwrap();
             let device = device.clone();
-            thread::spawn(move || {
-                let queue = &device.queues[stream as usize];
-                loop {
-                    let mut jobs = queue.jobs.lock();
-                    let job = loop {
-                        match jobs.0.pop_front() {
-                            Some(job) => break job,
-                            None if jobs.1 => return,
-                            None => jobs = queue.more.wait(jobs),
-                        }
-                    };
-                    drop(jobs);
-                    for ticket in &job.after {
-                        device.board.wait(*ticket, Deadline::NEVER).unwrap();
-                    }
-                    touch(job.address, job.access);
-                    progress.publish(job.number);
-                }
-            })
+            thread::spawn(move || device.work(progress))
         })
         .collect();
     System { device, memory, pool: Arc::new(pool.unwrap()), submitted, workers }
@@ -214,7 +121,7 @@ impl System {
         self.memory.empty_cache();
         let stats = self.memory.stats();
         assert_eq!((stats.live, stats.reserved), (0, 0), "INV-7: {stats:?}");
-        assert_eq!(self.device.used.load(Ordering::Relaxed), 0);
+        assert_eq!(self.device.used(), 0);
         BYTES_AT.take();
     }
 }
@@ -225,7 +132,7 @@ fn a_block_that_is_handed_over_dropped_and_reused_is_never_touched_by_two() {
         let system = system(2, 2, 2);
         let mut hazards = Hazards::new();
         let mut run = system.pool.enter().unwrap();
-        let block = run.cache.alloc(BYTES).unwrap();
+        let block = run.alloc().unwrap();
         run.submit(&block, &mut hazards, Access::Write);
         drop(run);
         let consumer = {
@@ -237,7 +144,7 @@ fn a_block_that_is_handed_over_dropped_and_reused_is_never_touched_by_two() {
         };
         // The home stream takes another block, which may be the same memory.
         let mut run = system.pool.enter().unwrap();
-        let next = run.cache.alloc(BYTES).unwrap();
+        let next = run.alloc().unwrap();
         run.submit(&next, &mut Hazards::new(), Access::Write);
         drop(run);
         drop(next);
@@ -251,7 +158,7 @@ fn a_full_budget_moves_a_block_between_streams_after_its_work() {
     explore("full system: one block for two streams, 2 threads + 2 device threads, 2 slots", 1, || {
         let system = system(2, 1, 2);
         let mut run = system.pool.enter().unwrap();
-        let block = run.cache.alloc(BYTES).unwrap();
+        let block = run.alloc().unwrap();
         run.submit(&block, &mut Hazards::new(), Access::Write);
         drop(run);
         drop(block);
@@ -260,7 +167,7 @@ fn a_full_budget_moves_a_block_between_streams_after_its_work() {
             thread::spawn(move || {
                 let mut run = pool.enter().unwrap();
                 // The only block is the first stream's: cached there while its work is in flight.
-                let block = run.cache.alloc(BYTES).unwrap();
+                let block = run.alloc().unwrap();
                 run.submit(&block, &mut Hazards::new(), Access::Write);
             })
         };
@@ -278,7 +185,7 @@ fn shutting_down_beside_busy_threads_ends_and_leaves_nothing() {
                 let pool = system.pool.clone();
                 thread::spawn(move || {
                     let entered = pool.enter().map(|mut run| {
-                        let block = run.cache.alloc(BYTES).unwrap();
+                        let block = run.alloc().unwrap();
                         run.submit(&block, &mut Hazards::new(), Access::Write);
                     });
                     assert!(
@@ -301,7 +208,7 @@ fn two_threads_on_one_slot_with_one_block_are_both_served() {
         let system = system(1, 1, 1);
         let work = |pool: &SlotPool<Stream>| {
             let mut run = pool.enter().unwrap();
-            let block = run.cache.alloc(BYTES).unwrap();
+            let block = run.alloc().unwrap();
             run.submit(&block, &mut Hazards::new(), Access::Write);
         };
         let other = {
@@ -323,12 +230,12 @@ fn a_failed_allocation_is_a_value_and_harms_nobody() {
         || {
             let system = system(2, 1, 1);
             let mut run = system.pool.enter().unwrap();
-            let block = run.cache.alloc(BYTES).unwrap();
+            let block = run.alloc().unwrap();
             let other = {
                 let pool = system.pool.clone();
                 thread::spawn(move || {
                     let mut run = pool.enter().unwrap();
-                    match run.cache.alloc(BYTES) {
+                    match run.alloc() {
                         Ok(_) => {}
                         Err(error) => assert!(Error::is_out_of_memory(&error), "INV-8"),
                     }

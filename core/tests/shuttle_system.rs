@@ -5,84 +5,37 @@
 #![cfg(all(shuttle, not(loom)))]
 
 mod schedules;
+mod system;
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64 as Count, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::thread;
-use streampool_core::Result;
-use streampool_core::driver::Segment;
-use streampool_core::hazard::{Access, Hazards, Waits};
-use streampool_core::memory::{Block, MemoryConfig, MemoryPool, Source, StreamCache};
+use streampool_core::hazard::{Access, Hazards};
+use streampool_core::memory::{Block, MemoryConfig, MemoryPool};
 use streampool_core::slot::{Policy, PoolOptions, SlotPool};
-use streampool_core::sync::{Arc, Condvar, Deadline, Mutex};
-use streampool_core::timeline::{Board, StreamId, Submissions, Ticket, VectorClock};
+use streampool_core::sync::{Arc, Deadline, Mutex};
+use streampool_core::timeline::{StreamId, Submissions};
+use system::{BYTES, Bytes, Device, Handle, Stream};
 
 const THREADS: usize = 10;
 const STREAMS: usize = 3;
 const BLOCKS: usize = 5;
-const BYTES: usize = 256 << 10;
 const SCHEDULES: usize = 2_000;
 
-struct Job {
-    after: Waits,
-    access: Access,
-    address: u64,
-    number: u64,
-}
-
+/// Who touches an address just now: -1 a writer, n readers.
 #[derive(Default)]
-struct Queue {
-    jobs: Mutex<(VecDeque<Job>, bool)>,
-    more: Condvar,
-}
+struct Users(std::sync::Mutex<BTreeMap<u64, i32>>);
 
-struct Device {
-    board: Board,
-    queues: Vec<Queue>,
-    used: AtomicUsize,
-    next: Count,
-    /// Who touches an address just now: -1 a writer, n readers.
-    touched: std::sync::Mutex<BTreeMap<u64, i32>>,
-}
-
-#[derive(Clone)]
-struct Handle(std::sync::Arc<Device>);
-
-struct Owner(std::sync::Arc<Device>);
-
-impl Drop for Owner {
-    fn drop(&mut self) {
-        self.0.used.fetch_sub(BYTES, Ordering::Relaxed);
-    }
-}
-
-impl Source for Handle {
-    fn memory_bytes(&self) -> usize {
-        BLOCKS * BYTES
-    }
-    fn allocate(&self, bytes: usize) -> Result<Segment> {
+impl Bytes for Users {
+    fn reserve(&self) {
         thread::yield_now();
-        let used = self.0.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        assert!(used <= self.memory_bytes(), "the budget was exceeded");
-        let address = self.0.next.fetch_add(bytes as u64, Ordering::Relaxed);
-        Ok(Segment::new(address, bytes, Box::new(Owner(self.0.clone()))))
     }
-    fn completed(&self, stream: StreamId) -> u64 {
-        self.0.board.done(stream)
-    }
-    fn wait(&self, ticket: Ticket, _deadline: Instant) -> Result<()> {
-        self.0.board.wait(ticket, Deadline::NEVER)
-    }
-}
 
-impl Device {
-    /// Marks an address as touched, and no more; panics on an overlap.
     fn touch(&self, address: u64, access: Access) {
         let change = |begin: bool| {
-            let mut touched = self.touched.lock().unwrap();
+            let mut touched = self.0.lock().unwrap();
             let users = touched.entry(address).or_default();
             match (access, begin) {
                 (Access::Write, true) => {
@@ -101,63 +54,10 @@ impl Device {
         thread::yield_now();
         change(false);
     }
-
-    /// Does the work of one stream until the device stops.
-    fn work(&self, mut progress: streampool_core::timeline::Progress) {
-        let queue = &self.queues[progress.stream().index()];
-        loop {
-            let mut jobs = queue.jobs.lock();
-            let job = loop {
-                match jobs.0.pop_front() {
-                    Some(job) => break job,
-                    None if jobs.1 => return,
-                    None => jobs = queue.more.wait(jobs),
-                }
-            };
-            drop(jobs);
-            for ticket in &job.after {
-                self.board.wait(*ticket, Deadline::NEVER).unwrap();
-            }
-            self.touch(job.address, job.access);
-            progress.publish(job.number);
-        }
-    }
-}
-
-struct Stream {
-    device: std::sync::Arc<Device>,
-    cache: StreamCache,
-    submissions: Submissions,
-}
-
-impl Stream {
-    fn submit(&mut self, block: &Block, hazards: &mut Hazards, access: Access) {
-        let stream = self.submissions.stream();
-        let mut known = VectorClock::new();
-        self.device.board.read_into(&mut known);
-        let mut after = Waits::new();
-        hazards.collect(access, stream, &known, &mut after).unwrap();
-        let queue = &self.device.queues[stream.index()];
-        let ticket = self.submissions.submit(|number| {
-            queue.jobs.lock().0.push_back(Job { after, access, address: block.address(), number });
-            Ok(())
-        });
-        queue.more.notify_all();
-        let ticket = ticket.unwrap();
-        hazards.record(access, ticket);
-        block.record(ticket);
-    }
 }
 
 fn random_program(close: bool) {
-    let board = Board::new(STREAMS);
-    let device = std::sync::Arc::new(Device {
-        board: board.clone(),
-        queues: (0..STREAMS).map(|_| Queue::default()).collect(),
-        used: AtomicUsize::new(0),
-        next: Count::new(1 << 20),
-        touched: std::sync::Mutex::default(),
-    });
+    let device = Device::new(STREAMS, BLOCKS, Users::default());
     let memory = MemoryPool::new(
         Handle(device.clone()),
         MemoryConfig { limit: Some(BLOCKS * BYTES), ..MemoryConfig::default() },
@@ -174,7 +74,7 @@ fn random_program(close: bool) {
     let pool = Arc::new(SlotPool::new(options, factory).unwrap());
     let workers: Vec<_> = (0..STREAMS as u32)
         .map(|stream| {
-            let (device, progress) = (device.clone(), board.progress(StreamId(stream)).unwrap());
+            let (device, progress) = (device.clone(), device.board.progress(StreamId(stream)).unwrap());
             thread::spawn(move || device.work(progress))
         })
         .collect();
@@ -221,7 +121,7 @@ fn random_program(close: bool) {
     memory.check();
     for (_, stream) in drained.into_iter().flat_map(|d| d.payloads).chain(rest.payloads) {
         if let Some(ticket) = stream.submissions.last() {
-            board.wait(ticket, Deadline::NEVER).unwrap();
+            device.board.wait(ticket, Deadline::NEVER).unwrap();
         }
     }
     for queue in &device.queues {
@@ -231,7 +131,7 @@ fn random_program(close: bool) {
     workers.into_iter().for_each(|worker| worker.join().unwrap());
     memory.empty_cache();
     assert_eq!((memory.stats().live, memory.stats().reserved), (0, 0), "INV-7");
-    assert_eq!(device.used.load(Ordering::Relaxed), 0);
+    assert_eq!(device.used(), 0);
 }
 
 #[test]

@@ -109,41 +109,6 @@ impl CpuExecutable {
             _constants: uploaded.into(),
         })
     }
-
-    /// Checks what is bound: cheap, as it is done for every launch.
-    fn check_bindings(&self, bindings: &Bindings<'_>) -> Result<()> {
-        let fail = |why: String| Err(Error::invalid_argument(format!("program '{}': {why}", self.name)));
-        for (kind, ports, slices) in
-            [("input", &self.inputs, bindings.inputs), ("output", &self.outputs, bindings.outputs)]
-        {
-            if ports.len() != slices.len() {
-                return fail(format!("needs {} {kind}(s), got {}", ports.len(), slices.len()));
-            }
-            for (i, (port, slice)) in ports.iter().zip(slices).enumerate() {
-                if slice.bytes() < port.bytes {
-                    return fail(format!("{kind} {i} has {} bytes, needs {}", slice.bytes(), port.bytes));
-                }
-                if slice.address() & (port.dtype.size() as u64 - 1) != 0 {
-                    return fail(format!(
-                        "{kind} {i} is at address {:#x}, needs the alignment of {} ({} bytes)",
-                        slice.address(),
-                        port.dtype,
-                        port.dtype.size()
-                    ));
-                }
-            }
-        }
-        let arena = bindings.arena;
-        if arena.bytes() < self.arena_bytes || !arena.address().is_multiple_of(ALIGNMENT as u64) {
-            return fail(format!(
-                "the arena has {} bytes at {:#x}, needs {} aligned to {ALIGNMENT}",
-                arena.bytes(),
-                arena.address(),
-                self.arena_bytes
-            ));
-        }
-        Ok(())
-    }
 }
 
 impl Executable for CpuExecutable {
@@ -187,7 +152,8 @@ impl Executor {
     /// `is_invalid_argument` if a binding is missing, too short or misaligned (nothing was run then) or for what depends on data (an
     /// index out of range); `is_internal` if a kernel panicked. Both name the step. Outputs are then undefined.
     pub fn run(&mut self, program: &CpuExecutable, bindings: &Bindings<'_>) -> Result<()> {
-        program.check_bindings(bindings)?;
+        let ports = (&*program.inputs, &*program.outputs);
+        bindings.check(&program.name, ports, program.arena_bytes, |_, port| port.dtype.size())?;
         if self.scratch.len() < program.scratch_bytes {
             // The first launch of a larger program than any before.
             self.scratch = HostMemory::new(0)?;
@@ -241,7 +207,7 @@ impl Executor {
                 team: &self.team,
             };
             // SAFETY: `check_step` saw that every operand lies within its place and that outputs overlap no input but as in-place
-            // allows; `check_bindings` that each place is as long and as aligned as the program says. That nobody else uses the bytes
+            // allows; `Bindings::check` that each place is as long and as aligned as the program says. That nobody else uses the bytes
             // is the driver contract's (INV-5, INV-6). Scratch is this executor's own and long enough.
             unsafe { step.kernel.run(&args)? };
         }

@@ -438,7 +438,7 @@ impl Queue for CudaQueue {
             _ => return Err(Error::invalid_argument("cuda: the program was compiled for another device")),
         };
         self.shared.context.enter()?;
-        program.check_bindings(bindings)?;
+        program.check(bindings)?;
         self.credit(number)?;
         self.next_is(number)?;
         if program.may_fail || program.on_host {

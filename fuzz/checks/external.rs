@@ -1,8 +1,12 @@
 //! Any location, offset and length of external data, with any file beside the model: a typed error, or bytes of a file in the model's own
 //! folder, never of one outside.
 
+#[path = "../../cli/src/message.rs"]
+mod message;
+
 use std::path::{Path, PathBuf};
 
+use message::Message;
 use streampool_graph::{LoadOptions, Model};
 
 /// `location \n offset \n length \n bytes of data.bin`.
@@ -52,35 +56,16 @@ fn link(_to: &Path, _at: &Path) {}
 
 /// `y = w` with two floats `w` in external data. Field numbers are those of onnx.proto.
 fn onnx(location: &[u8], offset: &[u8], length: &[u8]) -> Vec<u8> {
-    let entry = |key: &[u8], value: &[u8]| bytes(13, &[bytes(1, key), bytes(2, value)].concat());
-    let mut weight =
-        [int(1, 2), int(2, 1), bytes(8, b"w"), int(14, 1), entry(b"location", location)].concat();
-    for (key, value) in [(b"offset", offset), (b"length", length)] {
-        if !value.is_empty() {
-            weight.extend(entry(key, value));
+    let new = Message::default;
+    let mut weight = new().int(1, 2).int(2, 1).str(8, "w").int(14, 1);
+    for (key, value) in [("location", location), ("offset", offset), ("length", length)] {
+        if key == "location" || !value.is_empty() {
+            weight = weight.message(13, &new().str(1, key).bytes(2, value));
         }
     }
-    let node = [bytes(1, b"w"), bytes(2, b"y"), bytes(4, b"Identity")].concat();
-    let shape = bytes(2, &bytes(1, &int(1, 2)));
-    let output = [bytes(1, b"y"), bytes(2, &bytes(1, &[int(1, 1), shape].concat()))].concat();
-    let graph = [bytes(1, &node), bytes(2, b"g"), bytes(5, &weight), bytes(12, &output)].concat();
-    [int(1, 8), bytes(7, &graph), bytes(8, &[bytes(1, b""), int(2, 17)].concat())].concat()
-}
-
-fn varint(mut value: u64) -> Vec<u8> {
-    let mut out = Vec::new();
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-    out
-}
-
-fn int(field: u64, value: u64) -> Vec<u8> {
-    [varint(field << 3), varint(value)].concat()
-}
-
-fn bytes(field: u64, value: &[u8]) -> Vec<u8> {
-    [varint(field << 3 | 2), varint(value.len() as u64), value.to_vec()].concat()
+    let node = new().str(1, "w").str(2, "y").str(4, "Identity");
+    let shape = new().message(1, &new().int(1, 2));
+    let output = new().str(1, "y").message(2, &new().message(1, &new().int(1, 1).message(2, &shape)));
+    let graph = new().message(1, &node).str(2, "g").message(5, &weight).message(12, &output);
+    new().int(1, 8).message(7, &graph).message(8, &new().str(1, "").int(2, 17)).0
 }

@@ -21,6 +21,49 @@ fn max(a: &str, b: &str) -> String {
     format!("f_max({a}, {b})")
 }
 
+/// How the threads of a block go over a row: each takes every `threads`-th element and keeps them in registers where they fit.
+struct Walk<'a> {
+    row: usize,
+    threads: u32,
+    /// Types of an index and of an element in a register.
+    types: (&'a str, &'a str),
+    /// Element `k` of the row.
+    element: &'a str,
+    /// Stands in the registers beyond the row's end.
+    beyond: &'a str,
+}
+
+impl Walk<'_> {
+    /// Registers of a thread; `None` if the row does not fit.
+    fn kept(&self) -> Option<usize> {
+        Some(self.row.div_ceil(self.threads as usize)).filter(|&each| each <= KEPT)
+    }
+
+    fn declare(&self, text: &mut String) {
+        if let Some(each) = self.kept() {
+            let _ = writeln!(text, "    {} v[{each}];", self.types.1);
+        }
+    }
+
+    /// `f` sees the element as `e`; the `first` walk fills the registers.
+    fn over(&self, text: &mut String, first: bool, f: &str) {
+        let Self { row, threads, types: (u, t), element, beyond } = self;
+        if let Some(each) = self.kept() {
+            let take =
+                if first { format!("v[j] = k < {row}u ? {element} : {beyond}; ") } else { String::new() };
+            let _ = writeln!(
+                text,
+                "    UNROLL for (int j = 0; j < {each}; j++) {{ const {u} k = (u32)(TID + j * {threads}); {take}if (k < {row}u) {{ const {t} e = v[j]; {f} }} }}"
+            );
+        } else {
+            let _ = writeln!(
+                text,
+                "    for ({u} k = (u32)TID; k < {row}u; k += {threads}u) {{ const {t} e = {element}; {f} }}"
+            );
+        }
+    }
+}
+
 pub(crate) fn softmax(op: &Softmax, input: &Operand) -> Vec<Kernel> {
     let (shape, dtype) = (&input.layout.shape, input.dtype);
     let row: usize = shape[op.axis..op.axis + op.axes].iter().product();
@@ -61,33 +104,15 @@ pub(crate) fn softmax(op: &Softmax, input: &Operand) -> Vec<Kernel> {
         return bind(Kernel::new(format!("softmax of {row}, a thread a row"), blocks(rows), THREADS), text);
     }
     let threads = team(row.div_ceil(2), 512);
-    let each = row.div_ceil(threads as usize);
-    let kept = each <= KEPT;
     let mut text = format!("    const {u} from = ({u})BID * {row}u;\n    {t} top = {lowest}, total = 0;\n");
     let x = load(dtype, "x", "from + k");
-    // `f` sees the element as `e`; `keep` puts it back.
-    let walk = |text: &mut String, first: bool, f: &str| {
-        if kept {
-            let take = if first { format!("v[j] = k < {row}u ? {x} : {lowest}; ") } else { String::new() };
-            let _ = writeln!(
-                text,
-                "    UNROLL for (int j = 0; j < {each}; j++) {{ const {u} k = (u32)(TID + j * {threads}); {take}if (k < {row}u) {{ const {t} e = v[j]; {f} }} }}"
-            );
-        } else {
-            let _ = writeln!(
-                text,
-                "    for ({u} k = (u32)TID; k < {row}u; k += {threads}u) {{ const {t} e = {x}; {f} }}"
-            );
-        }
-    };
-    if kept {
-        let _ = writeln!(text, "    {t} v[{each}];");
-    }
-    walk(&mut text, true, "top = f_max(top, e);");
+    let walk = Walk { row, threads, types: (u, t), element: &x, beyond: &lowest };
+    walk.declare(&mut text);
+    walk.over(&mut text, true, "top = f_max(top, e);");
     text.push_str(&all_reduce("top", t, threads, max));
-    walk(&mut text, false, "total += m_exp(e - top);");
+    walk.over(&mut text, false, "total += m_exp(e - top);");
     text.push_str(&all_reduce("total", t, threads, add));
-    walk(&mut text, false, &store(dtype, "y", "from + k", finish));
+    walk.over(&mut text, false, &store(dtype, "y", "from + k", finish));
     bind(
         Kernel::new(format!("softmax of {row}, a block of {threads} a row"), rows as u64, threads)
             .with_barriers(),
@@ -103,8 +128,6 @@ pub(crate) fn layer_norm(op: &LayerNorm, inputs: &[Operand]) -> Vec<Kernel> {
     let index = Index::new(&[shape.len()]);
     let (u, t) = (index.u(), register(dtype));
     let threads = team(row.div_ceil(4), 512);
-    let each = row.div_ceil(threads as usize);
-    let kept = each <= KEPT;
     let mut kernel =
         Kernel::new(format!("layer norm of {row}, a block of {threads} a row"), rows as u64, threads)
             .with_barriers()
@@ -134,37 +157,22 @@ pub(crate) fn layer_norm(op: &LayerNorm, inputs: &[Operand]) -> Vec<Kernel> {
         element = format!("({element} + {})", load(dtype, "more", "from + k"));
         kernel = kernel.param(Binding::Input(next), "more", storage(dtype));
     }
-    let walk = |text: &mut String, first: bool, f: &str| {
-        if kept {
-            let take = if first { format!("v[j] = k < {row}u ? {element} : 0; ") } else { String::new() };
-            let _ = writeln!(
-                text,
-                "    UNROLL for (int j = 0; j < {each}; j++) {{ const {u} k = (u32)(TID + j * {threads}); {take}if (k < {row}u) {{ const {t} e = v[j]; {f} }} }}"
-            );
-        } else {
-            let _ = writeln!(
-                text,
-                "    for ({u} k = (u32)TID; k < {row}u; k += {threads}u) {{ const {t} e = {element}; {f} }}"
-            );
-        }
-    };
-    if kept {
-        let _ = writeln!(text, "    {t} v[{each}];");
-    }
+    let walk = Walk { row, threads, types: (u, t), element: &element, beyond: "0" };
+    walk.declare(&mut text);
     let epsilon = format!("({t}){}", float(op.epsilon.get()));
     if op.rms {
-        walk(&mut text, true, "spread += e * e;");
+        walk.over(&mut text, true, "spread += e * e;");
         let _ = writeln!(text, "    const {t} mean = 0;");
     } else {
-        walk(&mut text, true, "total += e;");
+        walk.over(&mut text, true, "total += e;");
         text.push_str(&all_reduce("total", t, threads, add));
         let _ = writeln!(text, "    const {t} mean = total / ({t}){row}.0;");
-        walk(&mut text, false, "spread += (e - mean) * (e - mean);");
+        walk.over(&mut text, false, "spread += (e - mean) * (e - mean);");
     }
     text.push_str(&all_reduce("spread", t, threads, add));
     let _ = writeln!(text, "    const {t} by = ({t})1 / m_sqrt(spread / ({t}){row}.0 + {epsilon});");
     let write =
         format!("{t} r = (e - mean) * by;\n{scale}\n{bias}\n    {}", store(dtype, "y", "from + k", "r"));
-    walk(&mut text, false, &write);
+    walk.over(&mut text, false, &write);
     vec![kernel.param(Binding::Output(0), "y", storage(dtype)).body(text)]
 }

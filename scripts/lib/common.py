@@ -1,4 +1,4 @@
-"""What the Python scripts share: where things are, and virtual environments under .cache/."""
+"""What the Python scripts share: where things are, and tools and virtual environments under .cache/."""
 
 import hashlib
 import os
@@ -57,6 +57,19 @@ def pip(python, *arguments):
     command = [python, "-m", "pip", "--disable-pip-version-check", arguments[0], "--quiet", *arguments[1:]]
     if subprocess.run(command).returncode != 0:
         fail(f"pip {' '.join(map(str, arguments))} failed; is there a network, or a PyPI mirror in PIP_INDEX_URL?")
+
+
+def cargo_tool(name):
+    """The environment in which `cargo NAME` works; installs cargo-NAME into .cache/tools if need be, which takes a minute."""
+    if not shutil.which("cargo"):
+        fail("cargo is not installed; get it from https://rustup.rs")
+    tools = CACHE / "tools"
+    path = f"{tools / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    if not shutil.which(f"cargo-{name}", path=path):
+        say(f"installing cargo-{name} into {tools}")
+        if subprocess.run(["cargo", "install", "--locked", "--quiet", "--root", tools, f"cargo-{name}"]).returncode != 0:
+            fail(f"cargo-{name} could not be installed; is there a network, or a mirror of crates.io?")
+    return os.environ | {"PATH": path}
 
 
 def built(package, program):

@@ -97,15 +97,11 @@ impl HostProgram for CpuProgram {
 pub(crate) struct SimExecutable {
     pub(crate) name: String,
     pub(crate) inputs: Vec<Port>,
-    pub(crate) outputs: Vec<SimOutput>,
+    pub(crate) outputs: Vec<Port>,
+    /// Of each output, whether the steps together write every byte of it, so that what was there before does not matter.
+    pub(crate) whole: Vec<bool>,
     pub(crate) arena_bytes: usize,
     pub(crate) host: Box<dyn HostProgram>,
-}
-
-pub(crate) struct SimOutput {
-    pub(crate) port: Port,
-    /// Whether the steps together write every byte of it, so that what was there before does not matter.
-    pub(crate) whole: bool,
 }
 
 /// Whether these operands together are every element of an output.
@@ -133,17 +129,15 @@ fn covers<'p>(port: &Port, written: impl Iterator<Item = &'p Operand> + Clone) -
 
 impl SimExecutable {
     pub(crate) fn new(program: &Program, host: Box<dyn HostProgram>) -> Self {
-        let whole = |n: usize, port: &Port| {
+        let whole = |(n, port): (usize, &Port)| {
             let written = program.steps.iter().flat_map(|s| &s.outputs);
             covers(port, written.filter(|o| o.place == Place::Output(n as u32)))
         };
-        let outputs = program.outputs.iter().enumerate();
         Self {
             name: program.name.clone(),
             inputs: program.inputs.clone(),
-            outputs: outputs
-                .map(|(n, port)| SimOutput { port: port.clone(), whole: whole(n, port) })
-                .collect(),
+            outputs: program.outputs.clone(),
+            whole: program.outputs.iter().enumerate().map(whole).collect(),
             arena_bytes: program.arena_bytes,
             host,
         }
@@ -156,28 +150,10 @@ impl SimExecutable {
             .ok_or_else(|| Error::invalid_argument("sim: the program was compiled for another device"))
     }
 
-    /// Checks counts and lengths of what is bound.
+    /// Checks what is bound. Inputs and outputs may lie anywhere: programs see aligned copies.
     pub(crate) fn check(&self, bindings: &Bindings<'_>) -> Result<()> {
-        let fail = |why: String| Err(Error::invalid_argument(format!("sim: program '{}': {why}", self.name)));
-        let counts = [
-            ("inputs", self.inputs.len(), bindings.inputs.len()),
-            ("outputs", self.outputs.len(), bindings.outputs.len()),
-        ];
-        for (what, needs, got) in counts {
-            if needs != got {
-                return fail(format!("needs {needs} {what}, got {got}"));
-            }
-        }
-        let inputs = self.inputs.iter().zip(bindings.inputs).map(|(p, s)| ("an input", p.bytes, s.bytes()));
-        let outputs =
-            self.outputs.iter().zip(bindings.outputs).map(|(o, s)| ("an output", o.port.bytes, s.bytes()));
-        let arena = std::iter::once(("an arena", self.arena_bytes, bindings.arena.bytes()));
-        for (what, needs, got) in inputs.chain(outputs).chain(arena) {
-            if got < needs {
-                return fail(format!("needs {what} of {needs} bytes, got {got}"));
-            }
-        }
-        Ok(())
+        let ports = (&*self.inputs, &*self.outputs);
+        bindings.check(&self.name, ports, self.arena_bytes, |_, _| 1).map_err(|e| e.context("sim"))
     }
 }
 

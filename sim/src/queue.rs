@@ -101,7 +101,7 @@ impl Queue for SimQueue {
             let range = |(slice, bytes): (&Slice<'_>, usize)| Range::new(slice.address(), bytes);
             let inputs = bindings.inputs.iter().zip(sim.inputs.iter().map(|p| p.bytes)).map(range).collect();
             let outputs =
-                bindings.outputs.iter().zip(sim.outputs.iter().map(|o| o.port.bytes)).map(range).collect();
+                bindings.outputs.iter().zip(sim.outputs.iter().map(|p| p.bytes)).map(range).collect();
             let arena = Range::new(bindings.arena.address(), sim.arena_bytes);
             Ok(Kind::Launch { program: program.clone(), inputs, outputs, arena })
         })

@@ -386,7 +386,7 @@ impl Engine {
         }
         let Kind::Launch { program, inputs, outputs, arena } = &work.kind else { return Ok(copies) };
         let program = SimExecutable::of(program)?;
-        let partly = program.outputs.iter().zip(outputs).filter(|(o, _)| !o.whole).map(|(_, range)| *range);
+        let partly = program.whole.iter().zip(outputs).filter(|(whole, _)| !**whole).map(|(_, range)| *range);
         for range in inputs.iter().copied().chain(partly) {
             if let Some(error) = self.memory.tainted(range) {
                 return Err(error.clone());

@@ -12,11 +12,13 @@ pub(crate) mod epilogue;
 pub(crate) mod half;
 pub(crate) mod pack;
 pub(crate) mod product;
+mod repeat;
 pub(crate) mod tile;
 
 pub(crate) use epilogue::{Addend, Epilogue, Rect};
 pub(crate) use pack::{PackedB, Source};
-pub(crate) use product::{B, Form, Output, Product, Repeat, Sink, Spec};
+pub(crate) use product::{B, Form, Output, Product, Sink, Spec};
+pub(crate) use repeat::Repeat;
 
 #[cfg(test)]
 pub(crate) mod testing;

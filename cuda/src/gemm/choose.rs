@@ -14,11 +14,16 @@ use crate::library::check;
 use crate::memory::DeviceMemory;
 
 impl Blas {
-    /// The fastest of the algorithms that cuBLASLt proposes, by running them on memory of the same extents. `None` if there is none.
+    /// The fastest of the algorithms that cuBLASLt proposes, by running them on memory of the same extents; once a shape. `None` if there
+    /// is none.
     pub(super) fn choose(&self, s: &Shape, gemm: &Gemm) -> Result<Option<Chosen>> {
+        let chosen = || self.chosen.lock().unwrap_or_else(PoisonError::into_inner).get(s).copied();
+        if let Some(chosen) = chosen() {
+            return Ok(Some(chosen));
+        }
         let _one = self.timing.lock().unwrap_or_else(PoisonError::into_inner);
         // Another thread may have chosen meanwhile, and a second stopwatch may choose another: all must have the same bits.
-        if let Some(&chosen) = self.chosen.lock().unwrap_or_else(PoisonError::into_inner).get(s) {
+        if let Some(chosen) = chosen() {
             return Ok(Some(chosen));
         }
         let found = self.find(s, gemm)?;

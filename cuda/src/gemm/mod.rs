@@ -6,7 +6,7 @@ mod describe;
 pub(crate) use describe::Gemm;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use cudarc::cublaslt::{result as lt, sys};
 use smallvec::SmallVec;
@@ -214,14 +214,8 @@ impl Blas {
             alignment,
         };
         let mut gemm = self.describe(&shape, f64::from(op.alpha.get()), bias)?;
-        let found = self.chosen.lock().unwrap_or_else(PoisonError::into_inner).get(&shape).copied();
-        gemm.chosen = match found {
-            Some(chosen) => chosen,
-            None => {
-                let Some(chosen) = self.choose(&shape, &gemm)? else { return Ok(None) };
-                chosen
-            }
-        };
+        let Some(chosen) = self.choose(&shape, &gemm)? else { return Ok(None) };
+        gemm.chosen = chosen;
         gemm.calls = vec![[0; 3]];
         for &(d, s) in axes.iter().skip(1) {
             gemm.calls = (0..d as isize)
@@ -279,14 +273,8 @@ impl Blas {
             alignment: [16, 16],
         };
         let mut gemm = self.describe(&shape, 1.0, bias)?;
-        let found = self.chosen.lock().unwrap_or_else(PoisonError::into_inner).get(&shape).copied();
-        gemm.chosen = match found {
-            Some(chosen) => chosen,
-            None => {
-                let Some(chosen) = self.choose(&shape, &gemm)? else { return Ok(None) };
-                chosen
-            }
-        };
+        let Some(chosen) = self.choose(&shape, &gemm)? else { return Ok(None) };
+        gemm.chosen = chosen;
         gemm.calls = vec![[0; 3]];
         gemm.what = format!(
             "cuBLASLt {rows}x{n}x{k}, {count} weights at once{}",

@@ -8,9 +8,9 @@ mod siblings;
 use std::any::Any;
 use std::sync::Arc;
 
-use streampool_core::driver::{ALIGNMENT, Bindings, Executable};
-use streampool_core::op::Port;
-use streampool_core::{Error, Result};
+use streampool_core::Result;
+use streampool_core::driver::{Bindings, Executable};
+use streampool_core::op::{Place, Port};
 
 use crate::compiler::Function;
 use crate::driver::Shared;
@@ -83,37 +83,13 @@ impl CudaExecutable {
     }
 
     /// Checks what is bound: cheap, as it is done for every launch.
-    pub(crate) fn check_bindings(&self, bindings: &Bindings<'_>) -> Result<()> {
-        let fail = |why: String| Err(Error::invalid_argument(format!("program '{}': {why}", self.name)));
-        for (kind, ports, slices) in
-            [("input", &self.inputs, bindings.inputs), ("output", &self.outputs, bindings.outputs)]
+    pub(crate) fn check(&self, bindings: &Bindings<'_>) -> Result<()> {
+        bindings.check(&self.name, (&self.inputs, &self.outputs), self.arena_bytes, |place, port| match place
         {
-            if ports.len() != slices.len() {
-                return fail(format!("needs {} {kind}(s), got {}", ports.len(), slices.len()));
-            }
-            for (i, (port, slice)) in ports.iter().zip(slices).enumerate() {
-                if slice.bytes() < port.bytes {
-                    return fail(format!("{kind} {i} has {} bytes, needs {}", slice.bytes(), port.bytes));
-                }
-                let needed = if kind == "output" { INPUT_ALIGNMENT } else { port.dtype.size() as u64 };
-                if port.bytes > 0 && !slice.address().is_multiple_of(needed) {
-                    return fail(format!(
-                        "{kind} {i} is at address {:#x}, needs a multiple of {needed}",
-                        slice.address()
-                    ));
-                }
-            }
-        }
-        let arena = bindings.arena;
-        if arena.bytes() < self.arena_bytes || !arena.address().is_multiple_of(ALIGNMENT as u64) {
-            return fail(format!(
-                "the arena has {} bytes at {:#x}, needs {} aligned to {ALIGNMENT}",
-                arena.bytes(),
-                arena.address(),
-                self.arena_bytes
-            ));
-        }
-        Ok(())
+            _ if port.bytes == 0 => 1,
+            Place::Output(_) => INPUT_ALIGNMENT as usize,
+            _ => port.dtype.size(),
+        })
     }
 }
 

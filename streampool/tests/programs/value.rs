@@ -3,8 +3,12 @@
 //! All values are vectors of whole numbers in float32, kept below 2^24 by clamping, so that sums of products are exact in whatever order
 //! and every comparison is bit for bit.
 
+#[path = "../../../cli/src/message.rs"]
+mod message;
+
 use std::sync::Arc;
 
+use message::Message;
 use streampool::nn::{Linear, Module};
 use streampool::{Device, HostTensor, Model, Result, Tensor};
 
@@ -203,45 +207,25 @@ fn rows(a: &Tensor) -> Result<Tensor> {
 
 /// `y = x W^T + b` as ONNX: input "x" (n, 4), output "y". Field numbers are those of onnx.proto.
 fn onnx() -> Vec<u8> {
-    let matrix = |name: &str, dims: &[u64], values: &[f32]| {
+    let new = Message::default;
+    let matrix = |name: &str, dims: &[usize], values: &[f32]| {
         let raw: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let dims = dims.iter().flat_map(|&d| int(1, d)).collect();
-        [dims, int(2, 1), bytes(8, name.as_bytes()), bytes(9, &raw)].concat()
+        let shaped = dims.iter().fold(new(), |m, &d| m.int(1, d as i64));
+        shaped.int(2, 1).str(8, name).bytes(9, &raw)
     };
     let value = |name: &str| {
-        let shape = [bytes(1, &bytes(2, b"n")), bytes(1, &int(1, WIDTH as u64))].concat();
-        let tensor = bytes(1, &[int(1, 1), bytes(2, &shape)].concat());
-        [bytes(1, name.as_bytes()), bytes(2, &tensor)].concat()
+        let shape = new().message(1, &new().str(2, "n")).message(1, &new().int(1, WIDTH as i64));
+        new().str(1, name).message(2, &new().message(1, &new().int(1, 1).message(2, &shape)))
     };
-    let transposed = [bytes(1, b"transB"), int(3, 1), int(20, 2)].concat();
-    let inputs = [bytes(1, b"x"), bytes(1, b"w"), bytes(1, b"b")].concat();
-    let node = [inputs, bytes(2, b"y"), bytes(4, b"Gemm"), bytes(5, &transposed)].concat();
-    let graph = [
-        bytes(1, &node),
-        bytes(2, b"affine"),
-        bytes(5, &matrix("w", &[WIDTH as u64, WIDTH as u64], &WEIGHTS.concat())),
-        bytes(5, &matrix("b", &[WIDTH as u64], &BIAS)),
-        bytes(11, &value("x")),
-        bytes(12, &value("y")),
-    ]
-    .concat();
-    [int(1, 8), bytes(7, &graph), bytes(8, &[bytes(1, b""), int(2, 17)].concat())].concat()
-}
-
-fn varint(mut value: u64) -> Vec<u8> {
-    let mut out = Vec::new();
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-    out
-}
-
-fn int(field: u64, value: u64) -> Vec<u8> {
-    [varint(field << 3), varint(value)].concat()
-}
-
-fn bytes(field: u64, value: &[u8]) -> Vec<u8> {
-    [varint(field << 3 | 2), varint(value.len() as u64), value.to_vec()].concat()
+    let transposed = new().str(1, "transB").int(3, 1).int(20, 2);
+    let inputs = new().str(1, "x").str(1, "w").str(1, "b");
+    let node = inputs.str(2, "y").str(4, "Gemm").message(5, &transposed);
+    let graph = new()
+        .message(1, &node)
+        .str(2, "affine")
+        .message(5, &matrix("w", &[WIDTH, WIDTH], &WEIGHTS.concat()))
+        .message(5, &matrix("b", &[WIDTH], &BIAS))
+        .message(11, &value("x"))
+        .message(12, &value("y"));
+    new().int(1, 8).message(7, &graph).message(8, &new().str(1, "").int(2, 17)).0
 }

@@ -124,12 +124,11 @@ fn check(mutants: &[&Mutant], options: &Options) -> Result<Vec<Row>, String> {
     }
     bar.inc(1);
 
-    let mut rows = Vec::new();
-    for mutant in mutants {
-        bar.set_message(mutant.name.clone());
-        let begin = Instant::now();
-        let mut row = Row::new(mutant, mutant.line(&root())?);
-        scratch.plant(mutant)?;
+    let verdict = |row: &Row| {
+        (!row.caught || bar.is_hidden())
+            .then(|| format!("{:5.1} s  {}: {}", row.seconds, row.name, row.verdict()))
+    };
+    each(mutants, &scratch, &bar, verdict, |mutant, row| {
         for check in &mutant.caught_by {
             // The cheap builds come first in the list; each is built when it is needed.
             match runner.build(&[check.suite]) {
@@ -141,17 +140,8 @@ fn check(mutants: &[&Mutant], options: &Options) -> Result<Vec<Row>, String> {
                 Err(e) => row.broken(&e),
             }
         }
-        scratch.restore(mutant)?;
-        row.seconds = begin.elapsed().as_secs_f64();
-        row.settle();
-        if !row.caught || bar.is_hidden() {
-            say(&bar, &format!("{:5.1} s  {}: {}", row.seconds, row.name, row.verdict()));
-        }
-        rows.push(row);
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    Ok(rows)
+        Ok(())
+    })
 }
 
 /// Runs on each mutant everything of the core, to find which checks catch it.
@@ -161,40 +151,54 @@ fn survey(mutants: &[&Mutant], options: &Options) -> Result<Vec<Row>, String> {
     let limit = Duration::from_secs(options.limit);
     let of_core: Vec<&'static Suite> =
         SUITES.iter().filter(|s| s.package == "streampool-core" && s.mode != Mode::Shuttle).collect();
+    let noticed_by = |row: &Row| {
+        let found: Vec<_> = row.checks.iter().map(|(check, _)| check.as_str()).collect();
+        Some(format!("{}: {}", row.name, if found.is_empty() { row.verdict() } else { found.join(" ") }))
+    };
+    each(mutants, &scratch, &bar, noticed_by, |_, row| {
+        if let Err(e) = runner.build(&of_core) {
+            row.broken(&e);
+            return Ok(());
+        }
+        for suite in &of_core {
+            let ended = runner.run(suite, &[], limit)?;
+            if ended.success() {
+                continue;
+            }
+            let failed = tally(&ended.stdout).failed;
+            let how = if ended.timed_out { "hangs" } else { "fails" };
+            if failed.is_empty() {
+                row.checks.push((format!("{}::({})", suite.name, ended.verdict()), Some(how.into())));
+            }
+            for test in failed {
+                row.add(&Check { suite, test }, Some(how));
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Plants each fault in turn, has `test` fill its row, takes the fault out again, and says what `line` says of the row.
+fn each(
+    mutants: &[&Mutant],
+    scratch: &Scratch,
+    bar: &ProgressBar,
+    line: impl Fn(&Row) -> Option<String>,
+    mut test: impl FnMut(&Mutant, &mut Row) -> Result<(), String>,
+) -> Result<Vec<Row>, String> {
     let mut rows = Vec::new();
     for mutant in mutants {
         bar.set_message(mutant.name.clone());
         let begin = Instant::now();
         let mut row = Row::new(mutant, mutant.line(&root())?);
         scratch.plant(mutant)?;
-        match runner.build(&of_core) {
-            Err(e) => row.broken(&e),
-            Ok(_) => {
-                for suite in &of_core {
-                    let ended = runner.run(suite, &[], limit)?;
-                    if ended.success() {
-                        continue;
-                    }
-                    let failed = tally(&ended.stdout).failed;
-                    let how = if ended.timed_out { "hangs" } else { "fails" };
-                    if failed.is_empty() {
-                        row.checks.push((format!("{}::({})", suite.name, ended.verdict()), Some(how.into())));
-                    }
-                    for test in failed {
-                        row.add(&Check { suite, test }, Some(how));
-                    }
-                }
-            }
-        }
+        test(mutant, &mut row)?;
         scratch.restore(mutant)?;
         row.seconds = begin.elapsed().as_secs_f64();
         row.settle();
-        let found: Vec<_> = row.checks.iter().map(|(check, _)| check.as_str()).collect();
-        bar.println(format!(
-            "{}: {}",
-            row.name,
-            if found.is_empty() { row.verdict() } else { found.join(" ") }
-        ));
+        if let Some(line) = line(&row) {
+            say(bar, &line);
+        }
         rows.push(row);
         bar.inc(1);
     }
