@@ -7,11 +7,11 @@ use streampool_core::op::*;
 use crate::bench::Random;
 use crate::case::{Case, dense, set};
 
-const FLOATS: [DType; 4] = [DType::F32, DType::F64, DType::F16, DType::BF16];
+pub(crate) const FLOATS: [DType; 4] = [DType::F32, DType::F64, DType::F16, DType::BF16];
 const INTS: [DType; 4] = [DType::I8, DType::U8, DType::I32, DType::I64];
 
 /// How close sums come in another order.
-fn tolerance(dtype: DType) -> f64 {
+pub(crate) fn tolerance(dtype: DType) -> f64 {
     match dtype {
         DType::F64 => 1e-12,
         DType::F32 => 2e-6,
@@ -38,7 +38,7 @@ impl Cases {
         low + (high - low) * (self.random.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    fn tensor(&mut self, dtype: DType, shape: &[usize], low: f64, high: f64) -> HostTensor {
+    pub(crate) fn tensor(&mut self, dtype: DType, shape: &[usize], low: f64, high: f64) -> HostTensor {
         let mut t = HostTensor::zeros(TensorType::new(dtype, shape)).unwrap();
         for i in 0..t.ty().shape.len() {
             let value = match dtype {
@@ -51,7 +51,7 @@ impl Cases {
         t
     }
 
-    fn add(&mut self, name: &str, op: Op, data: Vec<HostTensor>, tolerance: f64) {
+    pub(crate) fn add(&mut self, name: &str, op: Op, data: Vec<HostTensor>, tolerance: f64) {
         let inputs = data.iter().zip(0..).map(|(t, n)| dense(Place::Input(n), t.ty())).collect();
         self.add_views(name, op, inputs, data, tolerance);
     }
@@ -83,6 +83,8 @@ impl Cases {
         let linear = ResizeMode::Linear { antialias: false };
         let cubic =
             |exclude_outside| ResizeMode::Cubic { a: F32::new(-0.75), exclude_outside, antialias: false };
+        let filter =
+            |exclude_outside| ResizeMode::Cubic { a: F32::new(-0.5), exclude_outside, antialias: true };
         let crop = TfCropAndResize { extrapolation: F32::new(7.0) };
         let modes = [
             (HalfPixel, linear),
@@ -96,10 +98,15 @@ impl Cases {
             (HalfPixel, cubic(true)),
             (crop, linear),
             (crop, ResizeMode::Nearest(NearestMode::RoundPreferFloor)),
+            (HalfPixel, ResizeMode::Linear { antialias: true }),
+            (AlignCorners, filter(false)),
+            (HalfPixel, filter(true)),
+            (Asymmetric, ResizeMode::Linear { antialias: true }),
+            (crop, filter(false)),
         ];
         for (which, (coordinates, mode)) in modes.into_iter().enumerate() {
             for (from, to) in
-                [(&[2usize, 3, 5, 4][..], &[2usize, 3, 9, 3][..]), (&[7], &[4]), (&[1, 2], &[1, 1])]
+                [(&[2usize, 3, 5, 4][..], &[2usize, 3, 9, 3][..]), (&[37], &[4]), (&[1, 2], &[1, 1])]
             {
                 let dtype = [DType::F32, DType::F16, DType::U8, DType::I32, DType::BF16][which % 5];
                 let roi = if coordinates == crop {
