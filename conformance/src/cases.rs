@@ -76,6 +76,7 @@ impl Cases {
         self.attention();
         self.random_numbers();
         self.resizes();
+        self.recurrent();
     }
 
     fn resizes(&mut self) {

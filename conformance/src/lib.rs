@@ -9,6 +9,7 @@ mod bench;
 mod case;
 mod cases;
 mod errors;
+mod layers;
 mod memory;
 mod order;
 mod results;

@@ -19,7 +19,7 @@ use crate::graph::{Addresses, Graph, Graphs, Way};
 use crate::host_step;
 use crate::library::check;
 use crate::memory::{DeviceMemory, PinnedMemory};
-use crate::program::{CudaExecutable, INPUT_ALIGNMENT, Launch, Located, Work};
+use crate::program::{CudaExecutable, INPUT_ALIGNMENT, Launch, Located, WORKSPACE, Work};
 use crate::service::{CHECKPOINT, COUNTER_BYTES, Counters, SMALL, TICKET};
 
 /// Bytes of the ring through which host copies go; larger copies go from and to the caller's memory, which takes the driver longer.
@@ -194,7 +194,10 @@ impl CudaQueue {
     }
 
     fn address(&self, at: Located) -> u64 {
-        self.bases[at.base as usize] + at.offset
+        match at.base {
+            WORKSPACE => self.workspace.address() + at.offset,
+            base => self.bases[base as usize] + at.offset,
+        }
     }
 
     /// Submits the steps one by one.
@@ -336,7 +339,7 @@ impl CudaQueue {
             self.drain(Instant::now() + PATIENCE)?;
             self.graphs.clear();
             self.workspace = DeviceMemory::new(&self.shared.context, program.workspace_bytes)
-                .map_err(|e| e.context("the workspace of matrix products"))?;
+                .map_err(|e| e.context("the workspace of a stream"))?;
         }
         let inputs = self.align(program, bindings)?;
         self.bases.clear();

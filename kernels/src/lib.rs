@@ -17,6 +17,7 @@ mod movement;
 mod normalize;
 mod product;
 mod random;
+mod recurrent;
 mod reduce;
 mod resize;
 mod sort;
@@ -47,6 +48,8 @@ pub enum Binding {
     Output(usize),
     /// One 64-bit word of this step, 0 before it runs: a kernel that meets an index out of range leaves [`failed_index`]'s code there.
     Status,
+    /// Memory of [`Kernel::scratch`] bytes, aligned to 256, that the step's kernels have to themselves until the step is done.
+    Scratch,
 }
 
 /// A pointer parameter.
@@ -73,6 +76,8 @@ pub struct Kernel {
     pub shared: u32,
     /// Blocks of a cluster, which read each other's shared memory; 1 for none.
     pub cluster: u32,
+    /// Bytes of device memory that it writes or reads besides its operands.
+    pub scratch: usize,
     /// What was chosen, for `inspect`.
     pub what: String,
     early: String,
@@ -105,6 +110,7 @@ impl Kernel {
             threads,
             shared: 0,
             cluster: 1,
+            scratch: 0,
             what: what.into(),
             early: String::new(),
             body: String::new(),
@@ -127,6 +133,12 @@ impl Kernel {
     /// Blocks have `bytes` of shared memory, as `SHARED_ARENA`, and form clusters of `cluster`.
     pub(crate) fn with_shared(mut self, bytes: u32, cluster: u32) -> Self {
         (self.shared, self.cluster) = (bytes, cluster);
+        self
+    }
+
+    /// Kernels of the step share `bytes` of device memory.
+    pub(crate) fn with_scratch(mut self, bytes: usize) -> Self {
+        self.scratch = bytes;
         self
     }
 
@@ -260,6 +272,7 @@ pub fn lower(op: &Op, inputs: &[Operand], outputs: &[Operand]) -> Option<Vec<Ker
         Op::Attention(o) => Some(attention::lower(o, inputs, &outputs[0])),
         Op::Random(o) => Some(random::random(o, &outputs[0])),
         Op::Resize(o) => resize::resize(o, &inputs[0], &outputs[0]),
-        Op::Unique(_) | Op::Recurrent(_) | Op::Linalg(_) => None,
+        Op::Recurrent(o) => recurrent::lower(o, inputs, outputs),
+        Op::Unique(_) | Op::Linalg(_) => None,
     }
 }

@@ -20,6 +20,9 @@ use crate::memory::DeviceMemory;
 
 pub(crate) use place::{INPUT_ALIGNMENT, Located};
 
+/// The base of what lies in the queue's workspace, which grows and then moves. No bound operand has this number.
+pub(crate) const WORKSPACE: u32 = u32::MAX;
+
 /// One kernel launch.
 pub(crate) struct Launch {
     pub(crate) function: Arc<Function>,

@@ -53,12 +53,17 @@ impl Library {
     pub(crate) fn execute(&self, case: &Case) -> (Vec<HostTensor>, Option<i64>) {
         let mut outputs = case.buffers();
         let mut status = 0u64;
-        for kernel in kernels(case) {
+        let list = kernels(case);
+        // Not zeros: kernels find anything there.
+        let bytes = list.iter().map(|k| k.scratch).max().unwrap_or(0);
+        let mut scratch = vec![0x7e7e_7e7e_7e7e_7e7eu64; bytes.div_ceil(8)];
+        for kernel in list {
             let at = |o: &Operand, t: *mut u8| t.wrapping_add(o.layout.offset * o.dtype.size());
             self.launch_at(&kernel, |binding| match binding {
                 Binding::Input(i) => Some(at(&case.inputs[i], case.data[i].bytes().as_ptr().cast_mut())),
                 Binding::Output(i) => Some(at(&case.outputs[i], outputs[i].bytes_mut().as_mut_ptr())),
                 Binding::Status => Some((&raw mut status).cast()),
+                Binding::Scratch => Some(scratch.as_mut_ptr().cast()),
             });
         }
         (outputs, failed_index(status))
@@ -79,7 +84,7 @@ impl Library {
                 Some(first.wrapping_add(inputs[i].layout.offset * inputs[i].dtype.size()))
             }
             Binding::Output(i) => Some(outputs[i].bytes_mut().as_mut_ptr()),
-            Binding::Status => None,
+            Binding::Status | Binding::Scratch => None,
         });
     }
 
