@@ -77,6 +77,7 @@ impl Cases {
         self.random_numbers();
         self.resizes();
         self.recurrent();
+        self.linear_algebra();
     }
 
     fn resizes(&mut self) {

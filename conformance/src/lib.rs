@@ -12,6 +12,7 @@ mod errors;
 mod layers;
 mod memory;
 mod order;
+mod rebuild;
 mod results;
 mod threads;
 

@@ -11,7 +11,6 @@ use smallvec::SmallVec;
 use streampool_core::driver::{Bindings, Executable, Queue, Slice};
 use streampool_core::timeline::{StreamId, Ticket};
 use streampool_core::{Error, Result};
-use streampool_kernels::failed_index;
 
 use crate::driver::{Handle, QUEUE_DEPTH, Shared};
 use crate::events::Ring;
@@ -423,12 +422,7 @@ impl CudaQueue {
         let (word, status) = unsafe { (report.read_volatile(), report.add(1).read_volatile()) };
         if word != 0 {
             // The number was not told: it is free again.
-            let step = program.steps.iter().find(|s| s.status == Some(word as usize - 1));
-            let index = failed_index(status).unwrap_or_default();
-            return Err(Error::invalid_argument(format!(
-                "{}: index {index} is out of range for the axis that it picks from",
-                step.map_or(program.name.as_str(), |s| s.name.as_str())
-            )));
+            return Err(program.failed(word as usize - 1, status));
         }
         self.submitted(number)
     }

@@ -11,6 +11,7 @@
 mod attention;
 mod emit;
 mod index;
+mod linalg;
 mod map;
 mod matmul;
 mod movement;
@@ -46,7 +47,7 @@ pub enum Binding {
     Input(usize),
     /// Element 0 of the step's n-th output.
     Output(usize),
-    /// One 64-bit word of this step, 0 before it runs: a kernel that meets an index out of range leaves [`failed_index`]'s code there.
+    /// One 64-bit word of this step, 0 before it runs: a kernel that meets data that it cannot do leaves a code there, which [`failure`] explains.
     Status,
     /// Memory of [`Kernel::scratch`] bytes, aligned to 256, that the step's kernels have to themselves until the step is done.
     Scratch,
@@ -89,6 +90,15 @@ pub struct Kernel {
 /// The index that a status word tells, if its step failed.
 pub fn failed_index(status: u64) -> Option<i64> {
     (status != 0).then_some((status << 1) as i64 >> 1)
+}
+
+/// What the status word of a step says that failed, without the step's name; `None` if it did not.
+pub fn failure(op: &Op, status: u64) -> Option<String> {
+    let index = failed_index(status)?;
+    Some(match op {
+        Op::Linalg(op) => linalg::failure(*op, status),
+        _ => format!("index {index} is out of range for the axis that it picks from"),
+    })
 }
 
 /// The text that goes before all kernels of a dialect.
@@ -273,6 +283,7 @@ pub fn lower(op: &Op, inputs: &[Operand], outputs: &[Operand]) -> Option<Vec<Ker
         Op::Random(o) => Some(random::random(o, &outputs[0])),
         Op::Resize(o) => resize::resize(o, &inputs[0], &outputs[0]),
         Op::Recurrent(o) => recurrent::lower(o, inputs, outputs),
-        Op::Unique(_) | Op::Linalg(_) => None,
+        Op::Linalg(o) => linalg::lower(*o, inputs),
+        Op::Unique(_) => None,
     }
 }

@@ -240,6 +240,7 @@ impl CudaExecutable {
                     (Work::Host { step: host, inputs, outputs }, what)
                 }
             };
+            let status = status.map(|word| (word, step.op.clone()));
             steps.push(Prepared { name: step.name.clone(), status, work, what });
         }
         static NEXT: AtomicU64 = AtomicU64::new(1);

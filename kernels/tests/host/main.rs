@@ -2,7 +2,7 @@
 //!
 //! All cases go into one library, so that the compiler runs once. Without a C++ compiler (`$CXX`, else `c++`) the tests fail and say so.
 
-mod layers;
+mod failures;
 mod products;
 mod run;
 
