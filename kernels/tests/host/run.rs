@@ -19,7 +19,7 @@ pub(crate) struct Library {
     library: libloading::Library,
 }
 
-fn kernels(case: &Case) -> Vec<Kernel> {
+pub(crate) fn kernels(case: &Case) -> Vec<Kernel> {
     lower(&case.op, &case.inputs, &case.outputs).unwrap_or_else(|| panic!("{}: no kernels", case.name))
 }
 
