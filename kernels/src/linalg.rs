@@ -205,7 +205,6 @@ const PAIR: &str = "
 /// `g` has `q` columns of `p >= q`: the matrix, or its transpose where that is taller.
 const SVD: &str = "
     double *const g = work, *const v = g + @p@ * @q@, *const length = v + @q@ * @q@, *const dots = length + @q@;
-    SHARED i32 again;
     double total = 0;
     for (i64 e = TID; e < @m@ * @n@; e += @threads@) {
         const double x = @in:given,from + e@ / unit;
@@ -219,8 +218,7 @@ const SVD: &str = "
     i32 sweep = 0;
     for (; sweep < @sweeps@; sweep++) {
         BARRIER();
-        if (TID == 0) again = 0;
-        BARRIER();
+        double moved = 0;
         for (i64 round = 0; round < @even@ - 1; round++) {
             for (i64 t = warp; t < @even@ / 2; t += @warps@) {
                 @pair@
@@ -235,7 +233,7 @@ const SVD: &str = "
                 }
                 const double lx = m_sqrt(xx), ly = m_sqrt(yy);
                 if (lx <= nothing || ly <= nothing || m_fabs(xy) <= @epsilon@ * lx * ly) continue;
-                if (lane == 0) again = 1;
+                moved = 1;
                 const double z = (yy - xx) / (2.0 * xy);
                 const double tan = (z < 0 ? -1.0 : 1.0) / (m_fabs(z) + m_sqrt(1.0 + z * z));
                 const double c = 1.0 / m_sqrt(1.0 + tan * tan), s = c * tan;
@@ -253,7 +251,8 @@ const SVD: &str = "
             }
             BARRIER();
         }
-        if (again == 0) break;
+        @max:moved@
+        if (moved == 0) break;
     }
     BARRIER();
     if (sweep == @sweeps@) {
@@ -319,7 +318,6 @@ const SVD: &str = "
 
 const EIGH: &str = "
     double *const a = work, *const v = a + @n@ * @n@, *const cosine = v + @n@ * @n@, *const sine = cosine + @even@ / 2;
-    SHARED i32 again;
     double total = 0;
     for (i64 e = TID; e < @n@ * @n@; e += @threads@) {
         const i64 i = e / @n@, j = e % @n@;
@@ -334,8 +332,7 @@ const EIGH: &str = "
     i32 sweep = 0;
     for (; sweep < @sweeps@; sweep++) {
         BARRIER();
-        if (TID == 0) again = 0;
-        BARRIER();
+        double moved = 0;
         for (i64 round = 0; round < @even@ - 1; round++) {
             for (i64 t = TID; t < @even@ / 2; t += @threads@) {
                 @pair@
@@ -345,7 +342,7 @@ const EIGH: &str = "
                     const double tan = (z < 0 ? -1.0 : 1.0) / (m_fabs(z) + m_sqrt(1.0 + z * z));
                     c = 1.0 / m_sqrt(1.0 + tan * tan);
                     s = c * tan;
-                    again = 1;
+                    moved = 1;
                 }
                 cosine[t] = c;
                 sine[t] = s;
@@ -378,7 +375,8 @@ const EIGH: &str = "
             }
             BARRIER();
         }
-        if (again == 0) break;
+        @max:moved@
+        if (moved == 0) break;
     }
     BARRIER();
     if (sweep == @sweeps@) {
