@@ -130,6 +130,18 @@ FN void at_least(u64 *p, u64 x) { atomicMax(p, x); }
 #define MATH2(name, f32name, f64name)                                                                        \
     FN float name(float x, float y) { return f32name(x, y); }                                                \
     FN double name(double x, double y) { return f64name(x, y); }
+// Good to six digits or so: what is rounded to a half width next needs no more. A maximum may take the other one for NaN.
+FN float max_near(float x, float y) { return fmaxf(x, y); }
+FN float exp2_near(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+FN float reciprocal_near(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 FN float m_fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 FN double m_fma(double a, double b, double c) { return __fma_rn(a, b, c); }
 #define HAS_DOUBLE 1

@@ -291,5 +291,8 @@ FN void at_least(u64 *p, u64 x) { *p = *p < x ? x : *p; }
 #define MATH2(name, f32name, f64name)                                                                        \
     FN float name(float x, float y) { return f32name(x, y); }                                                \
     FN double name(double x, double y) { return f64name(x, y); }
+FN float max_near(float x, float y) { return fmaxf(x, y); }
+FN float exp2_near(float x) { return exp2f(x); }
+FN float reciprocal_near(float x) { return 1.0f / x; }
 FN float m_fma(float a, float b, float c) { return fmaf(a, b, c); }
 FN double m_fma(double a, double b, double c) { return fma(a, b, c); }

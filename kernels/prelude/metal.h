@@ -91,4 +91,7 @@ FN void at_least(device u64 *p, u64 x) { *p = x; }
     FN float name(float x) { return f32name(x); }
 #define MATH2(name, f32name, f64name)                                                                        \
     FN float name(float x, float y) { return f32name(x, y); }
+FN float max_near(float x, float y) { return fmax(x, y); }
+FN float exp2_near(float x) { return exp2(x); }
+FN float reciprocal_near(float x) { return 1.0f / x; }
 FN float m_fma(float a, float b, float c) { return fma(a, b, c); }

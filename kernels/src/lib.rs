@@ -27,7 +27,7 @@ mod window;
 use streampool_core::op::{Op, Operand};
 
 pub use matmul::{epilogue, vectors};
-pub use product::{Product, product};
+pub use product::{Product, attended, feed_forward, product};
 
 /// Which device's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -110,21 +110,35 @@ pub(super) fn same(a: &Operand, b: &Operand) -> bool {
     reach(a) == reach(b) && a.dtype == b.dtype && a.layout.is_contiguous() && b.layout.is_contiguous()
 }
 
-/// Whether nothing from step `from` on reads what `operand` holds: it is written whole again before, or never looked at.
+/// Whether nothing from step `from` on reads what `operand` holds: it is written again before, part by part perhaps, or never looked at.
 pub(super) fn dead(program: &Program, from: usize, operand: &Operand) -> bool {
     if !matches!(operand.place, Place::Arena(_)) {
         return false;
     }
     let (_, _, bytes) = reach(operand);
+    // What of it is as it was.
+    let mut left = vec![bytes];
     for step in &program.steps[from..] {
-        if step.inputs.iter().any(|i| overlap(i, operand)) {
+        let reads = |o: &Operand| {
+            let (kind, _, at) = reach(o);
+            kind == 2 && left.iter().any(|part| at.start < part.end && part.start < at.end)
+        };
+        if step.inputs.iter().any(reads) {
             return false;
         }
-        let whole = |o: &Operand| {
-            let (kind, _, over) = reach(o);
-            kind == 2 && o.layout.is_contiguous() && over.start <= bytes.start && bytes.end <= over.end
-        };
-        if step.outputs.iter().any(whole) {
+        for output in step.outputs.iter().filter(|o| o.layout.is_contiguous()) {
+            let (kind, _, over) = reach(output);
+            if kind == 2 {
+                left = left
+                    .into_iter()
+                    .flat_map(|part| {
+                        [part.start..part.end.min(over.start), part.start.max(over.end)..part.end]
+                    })
+                    .filter(|part| part.start < part.end)
+                    .collect();
+            }
+        }
+        if left.is_empty() {
             return true;
         }
     }

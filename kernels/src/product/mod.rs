@@ -9,7 +9,10 @@
 //! Tiles go through shared memory by asynchronous copies, swizzled so that eight rows of 16 bytes lie in different banks, and to `mma` by
 //! `ldmatrix`: the way of NVIDIA's CUTLASS for Ampere ("CUTLASS: efficient GEMM in CUDA", docs/media/docs/efficient_gemm.md).
 
+mod attended;
+mod feed_forward;
 mod text;
+mod tile;
 
 use std::fmt::Write;
 
@@ -18,6 +21,8 @@ use streampool_core::op::{DType, LayerNorm, Map, MatMul, Operand};
 use crate::emit::storage;
 use crate::map::single_input;
 use crate::{Binding, Kernel};
+pub use attended::attended;
+pub use feed_forward::feed_forward;
 use text::Text;
 
 /// Elements of the inner axis that one stage of the pipeline holds: 128 bytes.
@@ -137,48 +142,102 @@ fn extents(p: &Product<'_>) -> Option<(usize, usize, usize)> {
         .then_some((m, n, k))
 }
 
+/// What a product needs to be one of these kernels, and its extents.
+struct Extents {
+    m: usize,
+    n: usize,
+    k: usize,
+    /// Whether the weight's rows are its columns' elements.
+    across: bool,
+}
+
+impl Extents {
+    /// Those of `p`, if such a kernel can do it; `aligned` tells whether an operand's first element is at a multiple of 16 bytes.
+    fn of(p: &Product<'_>, aligned: impl Fn(&Operand) -> bool) -> Option<Self> {
+        let dtype = p.output.dtype;
+        let (m, n, k) = extents(p)?;
+        let b = &p.inputs[1].layout;
+        let strides = (b.strides[b.strides.len() - 2], b.strides[b.strides.len() - 1]);
+        let across = strides == (1, k as isize);
+        let norms = norm_operands(p);
+        let row = |o: &Operand| {
+            o.layout.is_contiguous() && o.layout.shape.len() == n && o.layout.shape.last() == Some(&n)
+        };
+        let residual = residual(p);
+        let follows = p.then.is_none_or(|map| single_input(map, dtype));
+        let normed = p.norm.is_none_or(|(op, inputs)| {
+            p.siblings.is_none()
+                && p.then.is_none()
+                && !op.residual
+                && op.axis + 1 == inputs[0].layout.shape.rank()
+                && inputs[0].layout.shape.last() == Some(&n)
+                && norms.iter().all(row)
+        });
+        let suits = matches!(dtype, DType::F16 | DType::BF16)
+            && m <= MOST_ROWS
+            && n * k <= MOST_WEIGHTS
+            && n.is_multiple_of(8)
+            && k.is_multiple_of(8)
+            && (across || strides == (n as isize, 1))
+            && (!p.op.bias || row(&p.inputs[2]))
+            && residual.is_none_or(|r| p.inputs[r].layout.is_contiguous())
+            && p.siblings.is_none_or(|s| residual.is_none() && s.1 % 8 == 0)
+            && follows
+            && normed
+            && p.inputs.iter().chain(norms).chain([p.output]).all(aligned);
+        suits.then_some(Self { m, n, k, across })
+    }
+}
+
+/// The number of the residual.
+fn residual(p: &Product<'_>) -> Option<usize> {
+    p.op.residual.then(|| p.inputs.len() - 1)
+}
+
+/// What the norm reads beside the result.
+fn norm_operands<'a>(p: &Product<'a>) -> &'a [Operand] {
+    p.norm.map_or(&[], |(_, inputs)| &inputs[1..])
+}
+
+/// Adds to `kernel` the parameters of `p` but its left factor, the weight being input `first`, and says in `what` what the kernel does.
+fn bind(mut kernel: Kernel, p: &Product<'_>, first: usize) -> Kernel {
+    let half = storage(p.output.dtype);
+    kernel = kernel.param(Binding::Input(first), "b", half);
+    if p.op.bias {
+        kernel = kernel.param(Binding::Input(first + 1), "bias", half);
+    }
+    let mut next = first + p.inputs.len() - 1;
+    if p.op.residual {
+        kernel = kernel.param(Binding::Input(next - 1), "more", half);
+    }
+    for (there, name) in p.norm.map_or([(false, ""); 2], |(o, _)| [(o.scale, "scale"), (o.bias, "shift")]) {
+        if there {
+            kernel = kernel.param(Binding::Input(next), name, half);
+            next += 1;
+        }
+    }
+    for (there, name) in [
+        (p.op.bias, "bias"),
+        (p.op.residual, "residual"),
+        (p.op.activation.is_some(), "activation"),
+        (p.then.is_some(), "elementwise"),
+        (p.norm.is_some(), "layer norm"),
+    ] {
+        if there {
+            let _ = write!(kernel.what, " + {name}");
+        }
+    }
+    kernel.param(Binding::Output(0), "y", half)
+}
+
 /// The kernel of `p`, if there is one for its shapes; `aligned` tells whether an operand's first element is at a multiple of 16 bytes.
 ///
 /// Bindings are inputs 0, 1, ... of the product, then those of the norm from its second on; the one output is the last step's. The output may be
 /// the very memory of the residual; it must not overlap any other input.
 pub fn product(p: &Product<'_>, aligned: impl Fn(&Operand) -> bool) -> Option<Kernel> {
-    let dtype = p.output.dtype;
-    let (m, n, k) = extents(p)?;
-    let b = &p.inputs[1].layout;
-    let strides = (b.strides[b.strides.len() - 2], b.strides[b.strides.len() - 1]);
-    // Whether the weight's rows are its columns' elements.
-    let across = strides == (1, k as isize);
-    let norms = p.norm.map_or(&[][..], |(_, inputs)| &inputs[1..]);
-    let row = |o: &Operand| {
-        o.layout.is_contiguous() && o.layout.shape.len() == n && o.layout.shape.last() == Some(&n)
-    };
-    let residual = p.op.residual.then(|| p.inputs.len() - 1);
-    let follows = p.then.is_none_or(|map| single_input(map, dtype));
-    let normed = p.norm.is_none_or(|(op, inputs)| {
-        p.siblings.is_none()
-            && p.then.is_none()
-            && !op.residual
-            && op.axis + 1 == inputs[0].layout.shape.rank()
-            && inputs[0].layout.shape.last() == Some(&n)
-            && norms.iter().all(row)
-    });
-    if !matches!(dtype, DType::F16 | DType::BF16)
-        || m > MOST_ROWS
-        || n * k > MOST_WEIGHTS
-        || !n.is_multiple_of(8)
-        || !k.is_multiple_of(8)
-        || !(across || strides == (n as isize, 1))
-        || (p.op.bias && !row(&p.inputs[2]))
-        || residual.is_some_and(|r| !p.inputs[r].layout.is_contiguous())
-        || (p.siblings.is_some() && (residual.is_some() || p.siblings.is_some_and(|s| s.1 % 8 != 0)))
-        || !follows
-        || !normed
-        || !p.inputs.iter().chain(norms).chain([p.output]).all(aligned)
-    {
-        return None;
-    }
+    let Extents { m, n, k, across } = Extents::of(p, aligned)?;
     let cut = Cut::new((m, n, k), p.norm.is_some(), p.clusters)?;
-    let text = Text { p, cut: &cut, m, n, k, across, half: storage(dtype) };
+    let text = Text { p, cut: &cut, m, n, k, across, half: storage(p.output.dtype) };
     let count = p.siblings.map_or(1, |s| s.0);
     let tiles = m.div_ceil(cut.rows) * n.div_ceil(cut.columns) * count;
     let mut what = format!("tensor cores, {m}x{n}x{k}, tiles of {}x{}", cut.rows, cut.columns);
@@ -188,35 +247,10 @@ pub fn product(p: &Product<'_>, aligned: impl Fn(&Operand) -> bool) -> Option<Ke
     if count > 1 {
         let _ = write!(what, ", {count} weights at once");
     }
-    for (there, name) in [
-        (p.op.bias, "bias"),
-        (residual.is_some(), "residual"),
-        (p.op.activation.is_some(), "activation"),
-        (p.then.is_some(), "elementwise"),
-        (p.norm.is_some(), "layer norm"),
-    ] {
-        if there {
-            let _ = write!(what, " + {name}");
-        }
-    }
-    let mut kernel = Kernel::new(what, (tiles * cut.cluster) as u64, cut.threads() as u32)
+    let kernel = Kernel::new(what, (tiles * cut.cluster) as u64, cut.threads() as u32)
         .with_barriers()
         .with_shared(cut.shared_bytes() as u32, cut.cluster as u32)
-        .param(Binding::Input(0), "a", text.half)
-        .param(Binding::Input(1), "b", text.half);
-    if p.op.bias {
-        kernel = kernel.param(Binding::Input(2), "bias", text.half);
-    }
-    if let Some(r) = residual {
-        kernel = kernel.param(Binding::Input(r), "more", text.half);
-    }
-    let mut next = p.inputs.len();
-    for (there, name) in p.norm.map_or([(false, ""); 2], |(o, _)| [(o.scale, "scale"), (o.bias, "shift")]) {
-        if there {
-            kernel = kernel.param(Binding::Input(next), name, text.half);
-            next += 1;
-        }
-    }
-    let (early, body) = text.write();
-    Some(kernel.param(Binding::Output(0), "y", text.half).early(early).body(body))
+        .param(Binding::Input(0), "a", text.half);
+    let (early, body) = text.write(None);
+    Some(bind(kernel, p, 1).early(early).body(body))
 }

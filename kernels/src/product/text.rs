@@ -2,14 +2,27 @@
 
 use std::fmt::Write;
 
+use streampool_core::op::{Binary, Instr};
+
+use super::tile::{Part, Steps};
 use super::{Cut, Product, STAGE};
 use crate::emit::{activate, float};
 use crate::map::expression;
 
-/// How often `at_once` threads go to do `n` things, and the guard of the last time if they do not divide.
-fn passes(n: usize, at_once: usize, guard: &str) -> (usize, String) {
-    let guard = if n.is_multiple_of(at_once) { String::new() } else { format!("if ({guard}) ") };
-    (n.div_ceil(at_once), guard)
+/// The same with functions that are as exact as the half width of the result needs.
+fn near(text: &str) -> String {
+    [("m_erf(", "erf_near("), ("f_gelu(", "gelu_near("), ("m_exp(", "exp_near(")]
+        .iter()
+        .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+}
+
+/// Sums of `mi` by `ni` tiles of each warp, of which `across` are side by side.
+pub(super) fn sums(mi: usize, ni: usize, across: usize) -> String {
+    format!(
+        "    const i32 wr = warp / {across} * {}, wc = warp % {across} * {};\n    float acc[{mi}][{ni}][4];\n    UNROLL for (int i = 0; i < {mi}; i++) UNROLL for (int j = 0; j < {ni}; j++) UNROLL for (int x = 0; x < 4; x++) acc[i][j][x] = 0;\n",
+        mi * 16,
+        ni * 8
+    )
 }
 
 /// Writes the kernel.
@@ -26,27 +39,13 @@ pub(super) struct Text<'a> {
 }
 
 impl Text<'_> {
-    /// What may run before earlier work has ended, and the rest.
-    pub(super) fn write(&self) -> (String, String) {
-        let Cut { rows, columns, warps, cluster, depth, .. } = *self.cut;
-        let (m, n, k) = (self.m, self.n, self.k);
+    /// What may run before earlier work has ended, and the rest. `producer` writes the block's rows of the left factor to shared memory, and waits for
+    /// all copies under way, where the factor is not in memory.
+    pub(super) fn write(&self, producer: Option<&str>) -> (String, String) {
         let (slots, stages) = (self.cut.slots(), self.cut.stages());
-        let row_tiles = m.div_ceil(rows);
-        let column_tiles = n.div_ceil(columns);
         // Of the pipeline: stages that are asked for before the first is used.
         let ahead = if stages <= slots { stages } else { slots - 1 };
-        let mut early = format!(
-            "    SHARED_ARENA(arena);\n    const i32 group = TID / {}, warp = TID % {} >> 5, lane = TID & 31; (void)group; const i32 rank = (i32)(BID % {cluster}u), tile = (i32)(BID / {cluster}u);\n    const i32 row0 = tile % {row_tiles} * {rows}, column0 = tile / {row_tiles} % {column_tiles} * {columns}, which = tile / {}; (void)which;\n    const i32 k0 = rank * {depth}, k1 = k0 + {depth} < {k} ? k0 + {depth} : {k};\n",
-            warps.0 * warps.1 * 32,
-            warps.0 * warps.1 * 32,
-            row_tiles * column_tiles
-        );
-        if let Some((_, step)) = self.p.siblings {
-            let _ = writeln!(early, "    b += (i64)which * {}; y += (i64)which * {step};", n * k);
-            if self.p.op.bias {
-                let _ = writeln!(early, "    bias += which * {n};");
-            }
-        }
+        let mut early = self.head();
         let weights: String =
             (0..ahead).map(|s| self.load_b(&s.to_string(), &s.to_string(), self.width(s))).collect();
         let mut body = String::new();
@@ -54,23 +53,25 @@ impl Text<'_> {
         for text in [&weights, &constants] {
             if self.p.constant { &mut early } else { &mut body }.push_str(text);
         }
-        for s in 0..ahead {
-            body.push_str(&self.load_a(&s.to_string(), &s.to_string(), self.width(s)));
-            body.push_str("    COPIES_COMMIT();\n");
+        if let Some(producer) = producer {
+            body.push_str(&self.residual());
+            body.push_str(producer);
+        } else {
+            for s in 0..ahead {
+                body.push_str(&self.load_a(&s.to_string(), &s.to_string(), self.width(s)));
+                body.push_str("    COPIES_COMMIT();\n");
+            }
+            body.push_str(&self.residual());
         }
-        body.push_str(&self.residual());
-        let (mi, ni) = (rows / warps.0 / 16, columns / warps.1 / 8);
-        let _ = writeln!(
-            body,
-            "    const i32 wr = warp / {wn} * {}, wc = warp % {wn} * {};\n    float acc[{mi}][{ni}][4];\n    UNROLL for (int i = 0; i < {mi}; i++) UNROLL for (int j = 0; j < {ni}; j++) UNROLL for (int x = 0; x < 4; x++) acc[i][j][x] = 0;",
-            mi * 16,
-            ni * 8,
-            wn = warps.1
-        );
+        let (mi, ni) = self.warp_tiles();
+        body.push_str(&self.sums());
         if stages <= slots {
             let groups = self.cut.groups;
             for s in (0..stages).step_by(groups) {
-                let _ = writeln!(body, "    COPIES_WAIT({}); BARRIER();", stages.saturating_sub(s + groups));
+                if producer.is_none() {
+                    let _ =
+                        writeln!(body, "    COPIES_WAIT({}); BARRIER();", stages.saturating_sub(s + groups));
+                }
                 if groups == 1 {
                     body.push_str(&self.multiply(&s.to_string(), self.width(s) / 16, mi, ni));
                 } else {
@@ -91,6 +92,46 @@ impl Text<'_> {
             body.push_str(&self.multiply("at", STAGE / 16, mi, ni));
             body.push_str("    }\n");
         }
+        self.end(&mut body);
+        (early, body)
+    }
+
+    /// Which part of the work is the block's and the thread's.
+    pub(super) fn head(&self) -> String {
+        let Cut { rows, columns, warps, cluster, depth, .. } = *self.cut;
+        let (m, n, k) = (self.m, self.n, self.k);
+        let (row_tiles, column_tiles) = (m.div_ceil(rows), n.div_ceil(columns));
+        let mut text = format!(
+            "    SHARED_ARENA(arena);\n    const i32 group = TID / {}, warp = TID % {} >> 5, lane = TID & 31; (void)group; const i32 rank = (i32)(BID % {cluster}u), tile = (i32)(BID / {cluster}u);\n    const i32 row0 = tile % {row_tiles} * {rows}, column0 = tile / {row_tiles} % {column_tiles} * {columns}, which = tile / {}; (void)which;\n    const i32 k0 = rank * {depth}, k1 = k0 + {depth} < {k} ? k0 + {depth} : {k};\n",
+            warps.0 * warps.1 * 32,
+            warps.0 * warps.1 * 32,
+            row_tiles * column_tiles
+        );
+        if let Some((_, step)) = self.p.siblings {
+            let _ = writeln!(text, "    b += (i64)which * {}; y += (i64)which * {step};", n * k);
+            if self.p.op.bias {
+                let _ = writeln!(text, "    bias += which * {n};");
+            }
+        }
+        text
+    }
+
+    /// Tiles of 16 rows and of 8 columns that a warp has.
+    pub(super) fn warp_tiles(&self) -> (usize, usize) {
+        let Cut { rows, columns, warps, .. } = *self.cut;
+        (rows / warps.0 / 16, columns / warps.1 / 8)
+    }
+
+    /// A warp's sums.
+    pub(super) fn sums(&self) -> String {
+        let (mi, ni) = self.warp_tiles();
+        sums(mi, ni, self.cut.warps.1)
+    }
+
+    /// Adds up the partial sums of all groups and blocks, and finishes and stores them.
+    pub(super) fn end(&self, body: &mut String) {
+        let Cut { rows, cluster, .. } = *self.cut;
+        let (mi, ni) = self.warp_tiles();
         let pitch = self.cut.pitch();
         let _ = writeln!(
             body,
@@ -98,15 +139,14 @@ impl Text<'_> {
             if cluster > 1 { "CLUSTER_BARRIER();" } else { "BARRIER();" }
         );
         if self.p.norm.is_some() {
-            self.finish_rows(&mut body)
+            self.finish_rows(body)
         } else {
-            self.finish(&mut body)
+            self.finish(body)
         }
         if cluster > 1 {
             // What others read of this block's memory must stay.
             body.push_str("    CLUSTER_MEETING();\n");
         }
-        (early, body)
     }
 
     /// Elements of the inner axis that stage `s` has for sure no more than.
@@ -114,96 +154,35 @@ impl Text<'_> {
         STAGE.min(self.cut.depth - s * STAGE)
     }
 
-    /// Copies of `rows` rows of `width` elements from element `(row, k)` of a matrix on, whose rows are `pitch` elements apart, into rows of 128 bytes; those
-    /// beyond `most` rows, and what lies beyond the block's part of the inner axis, are zeros.
-    #[allow(clippy::too_many_arguments)]
-    fn load_rows(
-        &self,
-        name: &str,
-        base: &str,
-        rows: usize,
-        first: &str,
-        most: usize,
-        stage: &str,
-        width: usize,
-    ) -> String {
-        let (chunks, threads) = (width / 8, self.cut.threads());
-        let mut there = Vec::new();
-        if !most.is_multiple_of(rows) {
-            there.push(format!("{first} + r < {most}"));
-        }
-        if self.cut.depth * self.cut.cluster != self.k {
-            there.push("k < k1".to_owned());
-        }
-        let there = if there.is_empty() { "true".to_owned() } else { there.join(" && ") };
-        // Where they divide, a thread's rows differ by multiples of 8, and so does nothing else of its addresses.
-        let at = if threads.is_multiple_of(chunks * 8) {
-            format!("r = TID / {chunks} + e * {}, c = TID % {chunks}", threads / chunks)
-        } else {
-            format!("x = TID + e * {threads}, r = x / {chunks}, c = x % {chunks}")
-        };
-        let (passes, guard) = passes(rows * chunks, threads, &format!("r < {rows}"));
-        format!(
-            "    UNROLL for (int e = 0; e < {passes}; e++) {{ const i32 {at}, k = k0 + {stage} * {STAGE} + c * 8; const bool there = {there}; {guard}copy_16({base} + r * 128 + ((c ^ (r & 7)) << 4), {name} + (there ? (i64)({first} + r) * {} + k : 0), there); }}\n",
-            self.k
-        )
+    /// Of a stage's copies, what both factors have in common.
+    fn part<'b>(&self, name: &'b str, to: &'b str, k: &'b str, width: usize) -> Part<'b> {
+        let end = (self.cut.depth * self.cut.cluster != self.k).then_some("k1");
+        let threads = self.cut.threads();
+        Part { name, pitch: self.k, to, length: 0, first: "", most: 0, width, k, end, threads }
     }
 
     /// Copies of the left factor's part of a stage.
     fn load_a(&self, stage: &str, slot: &str, width: usize) -> String {
-        let base = format!("arena + {slot} * {}", self.cut.stage_bytes());
-        self.load_rows("a", &base, self.cut.rows, "row0", self.m, stage, width)
+        let to = format!("arena + {slot} * {}", self.cut.stage_bytes());
+        let k = format!("k0 + {stage} * {STAGE}");
+        Part { length: self.cut.rows, first: "row0", most: self.m, ..self.part("a", &to, &k, width) }.along()
     }
 
     /// Copies of the weight's part of a stage.
     fn load_b(&self, stage: &str, slot: &str, width: usize) -> String {
         let Cut { rows, columns, .. } = *self.cut;
-        let (threads, n, k) = (self.cut.threads(), self.n, self.k);
-        let base = format!("arena + {slot} * {} + {}", self.cut.stage_bytes(), rows * 128);
-        if self.across {
-            return self.load_rows("b", &base, columns, "column0", n, stage, width);
-        }
-        let mut there = Vec::new();
-        if !n.is_multiple_of(columns) {
-            there.push(format!("column0 + c * 8 < {n}"));
-        }
-        if self.cut.depth * self.cut.cluster != k {
-            there.push("k < k1".to_owned());
-        }
-        let there = if there.is_empty() { "true".to_owned() } else { there.join(" && ") };
-        // So many threads side by side that a thread's rows differ by multiples of 8, and so does nothing else of its addresses.
-        let side = (columns / 8).min(16);
-        let step = threads / side;
-        let (rounds, guard) = passes(width, step, &format!("r < {width}"));
-        format!(
-            "    UNROLL for (int e = 0; e < {rounds}; e++) UNROLL for (int f = 0; f < {}; f++) {{ const i32 r = TID / {side} + e * {step}, c = TID % {side} + f * {side}, k = k0 + {stage} * {STAGE} + r; const bool there = {there}; {guard}copy_16({base} + r * {} + ((c ^ (r & 7)) << 4), b + (there ? (i64)k * {n} + column0 + c * 8 : 0), there); }}\n",
-            columns / 8 / side,
-            columns * 2
-        )
+        let to = format!("arena + {slot} * {} + {}", self.cut.stage_bytes(), rows * 128);
+        let k = format!("k0 + {stage} * {STAGE}");
+        let part = Part { length: columns, first: "column0", most: self.n, ..self.part("b", &to, &k, width) };
+        if self.across { part.along() } else { Part { pitch: self.n, ..part }.across() }
     }
 
     /// The products of a stage, in `steps` of 16.
     fn multiply(&self, slot: &str, steps: usize, mi: usize, ni: usize) -> String {
-        let Cut { rows, columns, .. } = *self.cut;
-        let half = self.half;
-        let bytes = self.cut.stage_bytes();
-        let fetch = if self.across {
-            "const i32 r = wc + j * 16 + (lane & 7) + (lane >> 4 << 3), c = at * 2 + (lane >> 3 & 1); fragments(fb[at & 1][j], right + r * 128 + ((c ^ (r & 7)) << 4));".to_owned()
-        } else {
-            format!(
-                "const i32 r = at * 16 + (lane & 15), c = (wc >> 3) + j * 2 + (lane >> 4); fragments_across(fb[at & 1][j], right + r * {} + ((c ^ (r & 7)) << 4));",
-                columns * 2
-            )
-        };
-        let pairs = ni / 2;
-        // The fragments of the next step are under way while those of this one are multiplied.
-        let load = format!(
-            "{{ UNROLL for (int i = 0; i < {mi}; i++) {{ const i32 r = wr + i * 16 + (lane & 15), c = at * 2 + (lane >> 4); fragments(fa[at & 1][i], left + r * 128 + ((c ^ (r & 7)) << 4)); }}\n    UNROLL for (int j = 0; j < {pairs}; j++) {{ {fetch} }} }}"
-        );
-        format!(
-            "    {{ const u8 *const left = arena + {slot} * {bytes}, *const right = left + {}; u32 fa[2][{mi}][4], fb[2][{pairs}][4];\n    {{ const int at = 0; {load} }}\n    UNROLL for (int s16 = 0; s16 < {steps}; s16++) {{ if (s16 + 1 < {steps}) {{ const int at = s16 + 1; {load} }}\n    UNROLL for (int j = 0; j < {pairs}; j++) UNROLL for (int i = 0; i < {mi}; i++) {{ mma_16x8x16({half}(), acc[i][j * 2], fa[s16 & 1][i], fb[s16 & 1][j]); mma_16x8x16({half}(), acc[i][j * 2 + 1], fa[s16 & 1][i], fb[s16 & 1][j] + 2); }} }} }}\n",
-            rows * 128
-        )
+        let left = format!("arena + {slot} * {}", self.cut.stage_bytes());
+        let right = format!("left + {}", self.cut.rows * 128);
+        let by_rows = (!self.across).then_some(self.cut.columns);
+        Steps { half: self.half, left: &left, right: &right, count: steps, from: "0", mi, ni, by_rows }.text()
     }
 
     /// Rows that a block adds up and finishes, of those of its cluster.
@@ -223,7 +202,7 @@ impl Text<'_> {
     }
 
     /// What of the finish never changes, into registers.
-    fn constants(&self) -> String {
+    pub(super) fn constants(&self) -> String {
         let n = self.n;
         let mut text = String::new();
         if let Some((op, _)) = self.p.norm {
@@ -250,13 +229,13 @@ impl Text<'_> {
     }
 
     /// The residual, into registers while the copies are under way.
-    fn residual(&self) -> String {
+    pub(super) fn residual(&self) -> String {
         if !self.p.op.residual {
             return String::new();
         }
         let (m, n) = (self.m, self.n);
         if self.p.norm.is_some() {
-            let (quads, share, warps) = (self.quads(), self.share(), self.cut.warps.1);
+            let (quads, share, warps) = (self.quads(), self.share(), self.cut.warps.0 * self.cut.warps.1);
             let each = share.div_ceil(warps);
             return format!(
                 "    u32 vr[{each}][{quads}][2]; UNROLL for (int e = 0; e < {each}; e++) UNROLL for (int q = 0; q < {quads}; q++) {{ const i32 r = row0 + rank * {share} + e * {warps} + warp, c = q * 128 + lane * 4; vr[e][q][0] = vr[e][q][1] = 0; if (e * {warps} + warp < {share} && r < {m} && c < {n}) load_8(vr[e][q], more + ((i64)r * {n} + c)); }}\n"
@@ -293,7 +272,7 @@ impl Text<'_> {
     }
 
     /// Statements that finish `v` (a float): scale, `bias`, `residual`, activation and the expression that follows.
-    fn finished(&self, bias: &str, residual: &str) -> String {
+    pub(super) fn finished(&self, bias: &str, residual: &str) -> String {
         let op = self.p.op;
         let mut text = String::new();
         if op.alpha.get() != 1.0 {
@@ -306,7 +285,7 @@ impl Text<'_> {
             let _ = write!(text, "v = v + {residual}; ");
         }
         if op.activation.is_some() {
-            let _ = write!(text, "v = {}; ", activate(op.activation, "v", "float"));
+            let _ = write!(text, "v = {}; ", near(&activate(op.activation, "v", "float")));
         }
         if let Some(map) = self.p.then {
             // What follows sees what would have been stored.
@@ -314,12 +293,13 @@ impl Text<'_> {
             let registers = map.check(&[dtype]).expect("a checked step");
             let _ = write!(text, "float x0[1]; x0[0] = as_{}(v); const int k = 0; ", self.half);
             for (i, instr) in map.code.iter().enumerate() {
-                let _ = write!(
-                    text,
-                    "const {} v{i} = {}; ",
-                    crate::emit::register(registers[i]),
-                    expression(instr, &registers)
-                );
+                let value = match *instr {
+                    Instr::Binary(Binary::Div, a, b) if registers[usize::from(a)].is_float() => {
+                        format!("div_near(v{a}, v{b})")
+                    }
+                    _ => near(&expression(instr, &registers)),
+                };
+                let _ = write!(text, "const {} v{i} = {value}; ", crate::emit::register(registers[i]));
             }
             let _ = write!(text, "v = v{}; ", map.code.len() - 1);
         }
@@ -356,7 +336,7 @@ impl Text<'_> {
     fn finish_rows(&self, body: &mut String) {
         let (norm, _) = self.p.norm.expect("asked for rows");
         let (share, pitch, half, quads) = (self.share(), self.cut.pitch(), self.half, self.quads());
-        let (m, n, warps) = (self.m, self.n, self.cut.warps.1);
+        let (m, n, warps) = (self.m, self.n, self.cut.warps.0 * self.cut.warps.1);
         let each = share.div_ceil(warps);
         let (load, add) = self.gather(4, "part[q]");
         let sum = |name: &str| {

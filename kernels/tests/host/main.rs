@@ -2,6 +2,7 @@
 //!
 //! All cases go into one library, so that the compiler runs once. Without a C++ compiler (`$CXX`, else `c++`) the tests fail and say so.
 
+mod chains;
 mod failures;
 mod nvrtc;
 mod products;

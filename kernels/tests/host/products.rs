@@ -9,21 +9,21 @@ use streampool_kernels::{Kernel, Product, product};
 use crate::run::{Library, run_on_cpu};
 
 /// A product, its steps and its kernel.
-struct Case {
-    name: String,
-    program: Program,
-    data: Vec<HostTensor>,
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) program: Program,
+    pub(crate) data: Vec<HostTensor>,
     /// What the kernel's inputs are bound to: which buffer, and the operand in it.
-    bound: Vec<Operand>,
-    output: TensorType,
-    kernel: Kernel,
+    pub(crate) bound: Vec<Operand>,
+    pub(crate) output: TensorType,
+    pub(crate) kernel: Kernel,
 }
 
 /// Numbers like rounded normal ones, from a counter: no two tensors alike.
-struct Numbers(u64);
+pub(crate) struct Numbers(pub(crate) u64);
 
 impl Numbers {
-    fn next(&mut self) -> f64 {
+    pub(crate) fn next(&mut self) -> f64 {
         // SplitMix64 (Steele, Lea and Flood 2014).
         let mut sum = 0.0;
         for _ in 0..4 {
@@ -36,7 +36,7 @@ impl Numbers {
         sum * 1.7
     }
 
-    fn tensor(&mut self, dtype: DType, shape: &[usize]) -> HostTensor {
+    pub(crate) fn tensor(&mut self, dtype: DType, shape: &[usize]) -> HostTensor {
         let mut t = HostTensor::zeros(TensorType::new(dtype, shape)).expect("room for a test");
         for i in 0..t.ty().shape.len() {
             let bits = Scalar::from_f64(dtype, self.next()).bits().to_le_bytes();
@@ -64,7 +64,7 @@ struct Wish {
 }
 
 /// GELU from its parts, as models in float16 have it: with constants that are not quite those of the function.
-fn gelu(dtype: DType) -> Map {
+pub(crate) fn gelu(dtype: DType) -> Map {
     let number = |x: f64| Instr::Const(Scalar::from_f64(dtype, x));
     Map {
         code: vec![
@@ -212,8 +212,13 @@ fn fused_products_agree_with_the_steps_that_they_replace() {
         Wish { m: 21, n: 72, k: 24, dtype: bf16, bias: true, siblings: 2, across: true, ..Wish::default() },
     ];
     let cases: Vec<Case> = wishes.into_iter().map(|w| case(w, &mut numbers)).collect();
+    agree(&cases);
+}
+
+/// Every kernel gives what its program gives on the CPU device.
+pub(crate) fn agree(cases: &[Case]) {
     let library = Library::of(cases.iter().map(|c| c.kernel.clone()));
-    for case in &cases {
+    for case in cases {
         let expected = run_on_cpu(&case.program, &case.data, std::slice::from_ref(&case.output));
         let mut got = HostTensor::zeros(case.output.clone()).expect("room");
         // What is not written must look alike on both sides.

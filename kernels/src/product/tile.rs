@@ -1,0 +1,119 @@
+//! How tiles get to shared memory and from there to the tensor cores.
+//!
+//! A stage holds up to [`STAGE`] elements of the inner axis. Rows of the left factor, and columns of a weight that is stored by columns, take 128 bytes
+//! each; a weight that is stored by rows keeps its rows. Groups of 16 bytes are swizzled by the row's number.
+
+use super::STAGE;
+
+/// How often `at_once` threads go to do `n` things, and the guard of the last time if they do not divide.
+fn passes(n: usize, at_once: usize, guard: &str) -> (usize, String) {
+    let guard = if n.is_multiple_of(at_once) { String::new() } else { format!("if ({guard}) ") };
+    (n.div_ceil(at_once), guard)
+}
+
+fn condition(terms: &[String]) -> String {
+    if terms.is_empty() { "true".to_owned() } else { terms.join(" && ") }
+}
+
+/// A part of a matrix on its way to shared memory.
+pub(super) struct Part<'a> {
+    /// The matrix, and elements from one of its rows to the next.
+    pub(super) name: &'a str,
+    pub(super) pitch: usize,
+    /// Where it goes.
+    pub(super) to: &'a str,
+    /// The part's extent across the inner axis, where it begins, and what is beyond the matrix: zeros are taken instead.
+    pub(super) length: usize,
+    pub(super) first: &'a str,
+    pub(super) most: usize,
+    /// Its extent along the inner axis, where it begins, and, if it may reach beyond, the end.
+    pub(super) width: usize,
+    pub(super) k: &'a str,
+    pub(super) end: Option<&'a str>,
+    pub(super) threads: usize,
+}
+
+impl Part<'_> {
+    fn within(&self, across: String) -> String {
+        let mut terms = Vec::new();
+        if !self.most.is_multiple_of(self.length) {
+            terms.push(format!("{across} < {}", self.most));
+        }
+        terms.extend(self.end.map(|end| format!("k < {end}")));
+        condition(&terms)
+    }
+
+    /// Of a matrix whose rows run along the inner axis.
+    pub(super) fn along(&self) -> String {
+        let Part { name, pitch, to, length, first, width, k, threads, .. } = *self;
+        let chunks = width / 8;
+        let there = self.within(format!("{first} + r"));
+        // Where they divide, a thread's rows differ by multiples of 8, and so does nothing else of its addresses.
+        let at = if threads.is_multiple_of(chunks * 8) {
+            format!("r = TID / {chunks} + e * {}, c = TID % {chunks}", threads / chunks)
+        } else {
+            format!("x = TID + e * {threads}, r = x / {chunks}, c = x % {chunks}")
+        };
+        let (passes, guard) = passes(length * chunks, threads, &format!("r < {length}"));
+        format!(
+            "    UNROLL for (int e = 0; e < {passes}; e++) {{ const i32 {at}, k = {k} + c * 8; const bool there = {there}; {guard}copy_16({to} + r * 128 + ((c ^ (r & 7)) << 4), {name} + (there ? (i64)({first} + r) * {pitch} + k : 0), there); }}\n"
+        )
+    }
+
+    /// Of a matrix whose rows run across the inner axis.
+    pub(super) fn across(&self) -> String {
+        let Part { name, pitch, to, length, first, width, k, threads, .. } = *self;
+        let there = self.within(format!("{first} + c * 8"));
+        // So many threads side by side that a thread's rows differ by multiples of 8, and so does nothing else of its addresses.
+        let side = (1..=16)
+            .rev()
+            .find(|s| (length / 8).is_multiple_of(*s) && threads.is_multiple_of(*s))
+            .unwrap_or(1);
+        let step = threads / side;
+        let (rounds, guard) = passes(width, step, &format!("r < {width}"));
+        format!(
+            "    UNROLL for (int e = 0; e < {rounds}; e++) UNROLL for (int f = 0; f < {}; f++) {{ const i32 r = TID / {side} + e * {step}, c = TID % {side} + f * {side}, k = {k} + r; const bool there = {there}; {guard}copy_16({to} + r * {} + ((c ^ (r & 7)) << 4), {name} + (there ? (i64)k * {pitch} + {first} + c * 8 : 0), there); }}\n",
+            length / 8 / side,
+            length * 2
+        )
+    }
+}
+
+/// Products of a stage: what a warp does.
+pub(super) struct Steps<'a> {
+    pub(super) half: &'a str,
+    /// Where the left factor's rows and the weight's part lie.
+    pub(super) left: &'a str,
+    pub(super) right: &'a str,
+    /// Steps of 16 to do, and the first one's number in the left factor's stage.
+    pub(super) count: usize,
+    pub(super) from: &'a str,
+    /// Tiles of 16 rows and of 8 columns that the warp has; its first row and column are `wr` and `wc`, its sums `acc`.
+    pub(super) mi: usize,
+    pub(super) ni: usize,
+    /// Columns of the weight's part, if it is stored by rows.
+    pub(super) by_rows: Option<usize>,
+}
+
+impl Steps<'_> {
+    pub(super) fn text(&self) -> String {
+        let Steps { half, left, right, count, from, mi, ni, by_rows } = *self;
+        debug_assert!(count * 16 <= STAGE);
+        let fetch = match by_rows {
+            None => "const i32 r = wc + j * 16 + (lane & 7) + (lane >> 4 << 3), c = at * 2 + (lane >> 3 & 1); fragments(fb[at & 1][j], right + r * 128 + ((c ^ (r & 7)) << 4));".to_owned(),
+            Some(columns) => format!(
+                "const i32 r = at * 16 + (lane & 15), c = (wc >> 3) + j * 2 + (lane >> 4); fragments_across(fb[at & 1][j], right + r * {} + ((c ^ (r & 7)) << 4));",
+                columns * 2
+            ),
+        };
+        // Of an odd number of columns the last pair is half of use.
+        let (pairs, last) = (ni.div_ceil(2), ni - 1);
+        // The fragments of the next step are under way while those of this one are multiplied.
+        let load = format!(
+            "{{ UNROLL for (int i = 0; i < {mi}; i++) {{ const i32 r = wr + i * 16 + (lane & 15), c = ({from} + at) * 2 + (lane >> 4); fragments(fa[at & 1][i], left + r * 128 + ((c ^ (r & 7)) << 4)); }}\n    UNROLL for (int j = 0; j < {pairs}; j++) {{ {fetch} }} }}"
+        );
+        format!(
+            "    {{ const u8 *const left = {left}, *const right = {right}; u32 fa[2][{mi}][4], fb[2][{pairs}][4];\n    {{ const int at = 0; {load} }}\n    UNROLL for (int s16 = 0; s16 < {count}; s16++) {{ if (s16 + 1 < {count}) {{ const int at = s16 + 1; {load} }}\n    UNROLL for (int j = 0; j < {pairs}; j++) UNROLL for (int i = 0; i < {mi}; i++) {{ mma_16x8x16({half}(), acc[i][j * 2], fa[s16 & 1][i], fb[s16 & 1][j]); if (j * 2 < {last}) mma_16x8x16({half}(), acc[i][j * 2 < {last} ? j * 2 + 1 : 0], fa[s16 & 1][i], fb[s16 & 1][j] + 2); }} }} }}\n"
+        )
+    }
+}

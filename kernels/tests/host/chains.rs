@@ -1,0 +1,263 @@
+//! Several products, and attention with the product behind it, in one kernel: against the CPU device's steps one by one.
+
+use streampool_core::op::{
+    Activation, Attention, DType, F32, HostTensor, LayerNorm, Layout, MatMul, Op, Operand, Place, Port,
+    Program, Scalar, Step, TensorType,
+};
+use streampool_kernels::{Product, attended, feed_forward};
+
+use crate::products::{Case, Numbers, agree, gelu};
+
+/// A program under construction.
+struct Chain {
+    dtype: DType,
+    numbers: Numbers,
+    data: Vec<HostTensor>,
+    steps: Vec<Step>,
+    arena: usize,
+}
+
+impl Chain {
+    fn new(dtype: DType) -> Self {
+        let seed = std::time::UNIX_EPOCH.elapsed().expect("a clock").as_nanos() as u64;
+        Self { dtype, numbers: Numbers(seed), data: Vec::new(), steps: Vec::new(), arena: 0 }
+    }
+
+    /// A fresh random input.
+    fn input(&mut self, shape: &[usize]) -> Operand {
+        self.data.push(self.numbers.tensor(self.dtype, shape));
+        self.at(Place::Input(self.data.len() as u32 - 1), shape)
+    }
+
+    fn at(&self, place: Place, shape: &[usize]) -> Operand {
+        Operand { place, dtype: self.dtype, layout: Layout::contiguous(shape) }
+    }
+
+    /// Room for what lies between two steps.
+    fn between(&mut self, shape: &[usize]) -> Operand {
+        let at = self.arena;
+        self.arena += (shape.iter().product::<usize>() * 2).next_multiple_of(64);
+        self.at(Place::Arena(at), shape)
+    }
+
+    /// A weight of `k` rows and `n` columns, stored by rows or by columns.
+    fn weight(&mut self, k: usize, n: usize, across: bool) -> Operand {
+        if across {
+            let mut o = self.input(&[n, k]);
+            o.layout = o.layout.permute(&[1, 0]);
+            o
+        } else {
+            self.input(&[k, n])
+        }
+    }
+
+    fn step(&mut self, op: Op, inputs: &[Operand], output: &Operand) {
+        let (inputs, outputs) = (inputs.to_vec(), vec![output.clone()]);
+        self.steps.push(Step { name: "step".into(), op, inputs, outputs });
+    }
+
+    /// A layer norm from `from` to `to`: the operation and its operands.
+    fn norm(&mut self, from: &Operand, to: &Operand, rms: bool) -> (LayerNorm, Vec<Operand>) {
+        let n = from.layout.shape[1];
+        let norm =
+            LayerNorm { axis: 1, epsilon: F32::new(1e-5), rms, scale: true, bias: !rms, residual: false };
+        let mut inputs = vec![from.clone(), self.input(&[n])];
+        if norm.bias {
+            inputs.push(self.input(&[n]));
+        }
+        self.step(Op::LayerNorm(norm.clone()), &inputs, to);
+        (norm, inputs)
+    }
+
+    fn case(self, kernel: streampool_kernels::Kernel, bound: Vec<Operand>, output: &Operand) -> Case {
+        let port = |t: &TensorType| Port { dtype: t.dtype, bytes: t.bytes() };
+        let output = output.ty();
+        let name = format!("{} {}", self.dtype, kernel.what);
+        let program = Program {
+            name: name.clone(),
+            inputs: self.data.iter().map(|t| port(t.ty())).collect(),
+            outputs: vec![port(&output)],
+            arena_bytes: self.arena,
+            steps: self.steps,
+            ..Program::default()
+        };
+        Case { name, program, data: self.data, bound, output, kernel }
+    }
+}
+
+/// A product as kernels are asked for it.
+fn asked<'a>(op: &'a MatMul, inputs: &'a [Operand], output: &'a Operand) -> Product<'a> {
+    Product { op, inputs, output, constant: true, clusters: true, siblings: None, then: None, norm: None }
+}
+
+#[derive(Clone, Copy)]
+struct FeedForward {
+    dtype: DType,
+    m: usize,
+    k: usize,
+    hidden: usize,
+    n: usize,
+    across: [bool; 2],
+    /// GELU as models have it, else the product's own activation.
+    gelu: bool,
+    residual: bool,
+    norm: Option<bool>,
+}
+
+fn feed(w: FeedForward) -> Case {
+    let mut chain = Chain::new(w.dtype);
+    let x = chain.input(&[w.m, w.k]);
+    let first = MatMul { bias: true, activation: (!w.gelu).then_some(Activation::Relu), ..MatMul::default() };
+    let one = [x.clone(), chain.weight(w.k, w.hidden, w.across[0]), chain.input(&[w.hidden])];
+    let between = chain.between(&[w.m, w.hidden]);
+    chain.step(Op::MatMul(first.clone()), &one, &between);
+    let map = gelu(w.dtype);
+    if w.gelu {
+        chain.step(Op::Map(map.clone()), std::slice::from_ref(&between), &between);
+    }
+    let second = MatMul { bias: true, residual: w.residual, ..MatMul::default() };
+    let mut two = vec![between.clone(), chain.weight(w.hidden, w.n, w.across[1]), chain.input(&[w.n])];
+    if w.residual {
+        two.push(chain.input(&[w.m, w.n]));
+    }
+    let result = chain.at(Place::Output(0), &[w.m, w.n]);
+    let sum = if w.norm.is_some() { chain.between(&[w.m, w.n]) } else { result.clone() };
+    chain.step(Op::MatMul(second.clone()), &two, &sum);
+    let norm = w.norm.map(|rms| chain.norm(&sum, &result, rms));
+    let kernel = feed_forward(
+        &Product { then: w.gelu.then_some(&map), ..asked(&first, &one, &between) },
+        &Product { norm: norm.as_ref().map(|(n, i)| (n, &i[..])), ..asked(&second, &two, &result) },
+        |_| true,
+    )
+    .unwrap_or_else(|| panic!("no kernel for {}x{}x{}x{}", w.m, w.k, w.hidden, w.n));
+    let mut bound = one.to_vec();
+    bound.extend(two[1..].iter().cloned());
+    bound.extend(norm.iter().flat_map(|(_, i)| i[1..].iter().cloned()));
+    chain.case(kernel, bound, &result)
+}
+
+#[test]
+fn feed_forward_parts_agree_with_the_steps_that_they_replace() {
+    let mini = FeedForward {
+        dtype: DType::F16,
+        m: 40,
+        k: 384,
+        hidden: 1536,
+        n: 384,
+        across: [false, false],
+        gelu: true,
+        residual: true,
+        norm: Some(false),
+    };
+    let cases = [
+        mini,
+        // Rows and columns that no tile divides, and inner lengths that no stage does.
+        FeedForward { m: 33, k: 200, hidden: 512, n: 136, across: [true, true], norm: None, ..mini },
+        FeedForward { m: 70, k: 24, hidden: 1024, n: 72, dtype: DType::BF16, gelu: false, ..mini },
+        FeedForward { m: 37, k: 768, hidden: 512, n: 392, across: [false, true], residual: false, ..mini },
+        FeedForward { m: 34, k: 136, hidden: 1024, n: 8, across: [true, false], norm: Some(true), ..mini },
+    ];
+    agree(&cases.map(feed));
+}
+
+#[derive(Clone, Copy)]
+struct Attended {
+    dtype: DType,
+    b: usize,
+    /// Heads of queries, and of keys and values.
+    heads: [usize; 2],
+    s: usize,
+    t: usize,
+    d: usize,
+    e: usize,
+    n: usize,
+    causal: bool,
+    /// The mask's shape, which broadcasts.
+    mask: Option<[usize; 4]>,
+    across: bool,
+    residual: bool,
+    norm: bool,
+}
+
+fn attend(w: Attended) -> Case {
+    let mut chain = Chain::new(w.dtype);
+    let (m, k) = (w.b * w.s, w.heads[0] * w.e);
+    // (b, s, h, d) in memory, read as (b, h, s, d).
+    let heads = |chain: &mut Chain, s: usize, h: usize, d: usize| {
+        let mut o = chain.input(&[w.b, s, h, d]);
+        o.layout = o.layout.permute(&[0, 2, 1, 3]);
+        o
+    };
+    let mut inputs = vec![
+        heads(&mut chain, w.s, w.heads[0], w.d),
+        heads(&mut chain, w.t, w.heads[1], w.d),
+        heads(&mut chain, w.t, w.heads[1], w.e),
+    ];
+    if let Some(shape) = w.mask {
+        let mask = chain.input(&shape);
+        let last = chain.data.last_mut().expect("the mask");
+        let infinity = Scalar::from_f64(w.dtype, f64::NEG_INFINITY).bits().to_le_bytes();
+        for i in (0..last.ty().shape.len()).filter(|i| i % 5 == 2) {
+            last.bytes_mut()[i * 2..i * 2 + 2].copy_from_slice(&infinity[..2]);
+        }
+        inputs.push(mask);
+    }
+    let op = Attention { scale: F32::new(0.4), causal: w.causal, mask: w.mask.is_some(), merge_heads: true };
+    let mut joined = chain.between(&[w.b, w.s, w.heads[0], w.e]);
+    chain.step(Op::Attention(op.clone()), &inputs, &joined);
+    joined.layout = Layout::contiguous([m, k]);
+    let product = MatMul { bias: true, residual: w.residual, ..MatMul::default() };
+    let mut two = vec![joined, chain.weight(k, w.n, w.across), chain.input(&[w.n])];
+    if w.residual {
+        two.push(chain.input(&[m, w.n]));
+    }
+    let result = chain.at(Place::Output(0), &[m, w.n]);
+    let sum = if w.norm { chain.between(&[m, w.n]) } else { result.clone() };
+    chain.step(Op::MatMul(product.clone()), &two, &sum);
+    let norm = w.norm.then(|| chain.norm(&sum, &result, false));
+    let asked = Product { norm: norm.as_ref().map(|(n, i)| (n, &i[..])), ..asked(&product, &two, &result) };
+    let kernel = attended(&op, &inputs, &asked, |_| true)
+        .unwrap_or_else(|| panic!("no kernel for {} heads, {} queries, {} keys", w.heads[0], w.s, w.t));
+    let mut bound = inputs;
+    bound.extend(two[1..].iter().cloned());
+    bound.extend(norm.iter().flat_map(|(_, i)| i[1..].iter().cloned()));
+    chain.case(kernel, bound, &result)
+}
+
+#[test]
+fn attention_and_the_product_behind_it_agree_with_the_steps_that_they_replace() {
+    let mini = Attended {
+        dtype: DType::F16,
+        b: 1,
+        heads: [12, 12],
+        s: 40,
+        t: 128,
+        d: 32,
+        e: 32,
+        n: 384,
+        causal: false,
+        mask: Some([1, 1, 40, 128]),
+        across: false,
+        residual: true,
+        norm: true,
+    };
+    let cases = [
+        mini,
+        Attended { s: 16, t: 16, mask: Some([1, 1, 16, 16]), ..mini },
+        // Several sequences, groups of heads, keys that nothing divides, a mask of single elements.
+        Attended { b: 2, heads: [4, 2], s: 32, t: 33, mask: Some([2, 1, 1, 33]), n: 72, ..mini },
+        Attended { dtype: DType::BF16, heads: [2, 1], t: 70, d: 64, e: 24, causal: true, mask: None, ..mini },
+        Attended { heads: [1, 1], s: 19, t: 50, d: 16, e: 128, mask: None, n: 376, across: true, ..mini },
+        Attended { heads: [8, 8], s: 35, t: 34, mask: Some([1, 8, 35, 34]), norm: false, ..mini },
+        Attended {
+            b: 3,
+            heads: [4, 4],
+            s: 64,
+            mask: Some([3, 1, 1, 128]),
+            norm: false,
+            residual: false,
+            ..mini
+        },
+    ];
+    agree(&cases.map(attend));
+}
