@@ -5,7 +5,7 @@ use streampool_core::op::{
     Cell, DType, F32, Op, Operand, Recurrent, RecurrentActivation, RecurrentDirection,
 };
 
-use crate::emit::{register, storage, store};
+use crate::emit::{fill, register, storage, store};
 use crate::{Binding, Kernel};
 
 /// Most bytes of shared memory that a block asks for: what every device of compute capability 8.0 or newer has.
@@ -16,11 +16,6 @@ const SCRATCH: usize = 16 << 20;
 
 /// Rows that a warp sums at once.
 const ROWS: usize = 4;
-
-/// Replaces each `@name@` by its text.
-fn fill(template: &str, values: &[(&str, String)]) -> String {
-    values.iter().fold(template.to_owned(), |text, (name, value)| text.replace(&format!("@{name}@"), value))
-}
 
 /// A number as text, in the type that sums are made in.
 fn number(v: F32, real: &str) -> String {
