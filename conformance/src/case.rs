@@ -5,10 +5,11 @@ use std::sync::Arc;
 use streampool_core::Result;
 use streampool_core::driver::{Bindings, Driver, Segment, Slice};
 use streampool_core::op::{
-    DType, HostTensor, Layout, Op, Operand, Place, Port, Program, Scalar, Step, TensorType,
+    DType, HostTensor, Layout, Linalg, Op, Operand, Place, Port, Program, Scalar, Step, TensorType,
 };
 
 use crate::bench::{Bench, soon};
+use crate::rebuild;
 
 /// A step on inputs of its own; operands may be views.
 #[derive(Clone, Debug)]
@@ -99,11 +100,15 @@ impl Case {
         Ok(outputs)
     }
 
-    /// Whether `got` is `expected` but for rounding.
+    /// Whether `got` is `expected` but for rounding. Decompositions that are not unique must rebuild their matrix.
     ///
     /// # Errors
     /// What differs, in words.
     pub fn compare(&self, expected: &[HostTensor], got: &[HostTensor]) -> Result<(), String> {
+        if let Op::Linalg(op @ (Linalg::Qr | Linalg::Svd | Linalg::Eigh)) = self.op {
+            return rebuild::judge(op, &self.data[0], expected, got, self.tolerance)
+                .map_err(|why| format!("{}: {why}", self.name));
+        }
         for (n, (e, g)) in expected.iter().zip(got).enumerate() {
             let (mut error, mut size) = (0.0, 0.0);
             for i in 0..e.ty().shape.len() {

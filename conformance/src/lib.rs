@@ -11,6 +11,7 @@ mod cases;
 mod errors;
 mod memory;
 mod order;
+mod rebuild;
 mod results;
 mod threads;
 

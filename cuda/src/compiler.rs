@@ -101,11 +101,13 @@ pub(crate) struct Compiler {
     functions: OnceCache<String, Function>,
     /// Machine code on disk, if the user wants it.
     folder: Option<PathBuf>,
+    /// Kernels that NVRTC is made to refuse, for tests: those whose description contains this.
+    broken: Option<String>,
 }
 
 impl Compiler {
-    pub(crate) fn new(context: &Arc<Context>, folder: Option<PathBuf>) -> Self {
-        Self { context: context.clone(), functions: OnceCache::new(KEPT), folder }
+    pub(crate) fn new(context: &Arc<Context>, folder: Option<PathBuf>, broken: Option<String>) -> Self {
+        Self { context: context.clone(), functions: OnceCache::new(KEPT), folder, broken }
     }
 
     /// The entry points of `kernels`, in order.
@@ -118,9 +120,8 @@ impl Compiler {
         }
         let mut made: Vec<(String, Arc<Function>)> = Vec::new();
         if !missing.is_empty() {
-            let image = self.image(&missing)?;
-            let bytes = image.len() / missing.len();
-            let module = self.load(&image)?;
+            let (module, bytes) = self.module(&missing)?;
+            let bytes = bytes / missing.len();
             for kernel in missing {
                 let function = self.entry(&module, &kernel.name, kernel.shared)?;
                 // Another thread may have been quicker: then its function serves.
@@ -140,7 +141,7 @@ impl Compiler {
                     Some(function) => Ok(function),
                     // Dropped from the cache in between: once more, alone.
                     None => {
-                        let module = self.load(&self.image(&[k])?)?;
+                        let (module, _) = self.module(&[k])?;
                         self.entry(&module, &k.name, k.shared)
                     }
                 }
@@ -150,49 +151,54 @@ impl Compiler {
 
     /// The entry point of a text of the driver's own.
     pub(crate) fn text(&self, name: &str, text: &str) -> Result<Arc<Function>> {
-        let module = self.load(&self.image_of(prelude(Dialect::Cuda) + text)?)?;
+        let (module, _) = self.module_of(&(prelude(Dialect::Cuda) + text), name)?;
         self.entry(&module, name, 0)
     }
 
-    fn image(&self, kernels: &[&Kernel]) -> Result<Vec<u8>> {
+    fn module(&self, kernels: &[&Kernel]) -> Result<(Arc<Module>, usize)> {
         let mut text = prelude(Dialect::Cuda);
         for kernel in kernels {
             text.push_str(&kernel.source(Dialect::Cuda));
+            if self.broken.as_ref().is_some_and(|part| kernel.what.contains(part.as_str())) {
+                text.push_str("\n#error refused as asked\n");
+            }
         }
-        self.image_of(text)
+        let some: Vec<&str> = kernels.iter().take(4).map(|k| k.what.as_str()).collect();
+        let more = if kernels.len() > some.len() { ", ..." } else { "" };
+        self.module_of(&text, &format!("{}{more}", some.join(", ")))
     }
 
-    fn image_of(&self, text: String) -> Result<Vec<u8>> {
+    /// Machine code of `text`, loaded, and its bytes. `what` names it in errors.
+    fn module_of(&self, text: &str, what: &str) -> Result<(Arc<Module>, usize)> {
         let path = self.folder.as_ref().map(|folder| {
             let mut hash = 0xcbf2_9ce4_8422_2325u64;
             for b in text.bytes() {
                 hash = (hash ^ u64::from(b)).wrapping_mul(0x100_0000_01b3);
             }
-            let (mut major, mut minor) = (0, 0);
-            // SAFETY: writes two integers.
-            unsafe { nvrtc::nvrtcVersion(&mut major, &mut minor) };
-            let (a, b) = self.context.capability;
+            let ((major, minor), (a, b)) = (nvrtc_version(), self.context.capability);
             folder.join(format!("{hash:016x}-{}-sm{a}{b}-nvrtc{major}.{minor}.cubin", text.len()))
         });
-        if let Some(found) = path.as_ref().and_then(|p| std::fs::read(p).ok()) {
-            return Ok(found);
+        // A file that is damaged is as good as none: it is made anew.
+        if let Some(found) = path.as_ref().and_then(|p| std::fs::read(p).ok()).filter(|f| is_whole(f))
+            && let Ok(module) = self.load(&found, what)
+        {
+            return Ok((module, found.len()));
         }
-        let image = leaving::counted(|| self.compile(&text))?;
+        let image = leaving::counted(|| self.compile(text, what))?;
         if let (Some(path), Some(folder)) = (&path, &self.folder) {
             // A cache that cannot be written is no cache; the program runs all the same. Renamed into place, so that readers see whole files.
             let part = path.with_extension(format!("{}.part", std::process::id()));
-            if std::fs::create_dir_all(folder).is_ok() && std::fs::write(&part, &image).is_ok() {
+            let kept = [&image[..], &checksum(&image)].concat();
+            if std::fs::create_dir_all(folder).is_ok() && std::fs::write(&part, &kept).is_ok() {
                 let _ = std::fs::rename(&part, path);
             }
         }
-        Ok(image)
+        Ok((self.load(&image, what)?, image.len()))
     }
 
-    fn compile(&self, text: &str) -> Result<Vec<u8>> {
-        let failed = |what: &str, why: String| {
-            Error::internal(format!("cuda: NVRTC {what}: {why}; please report this"))
-        };
-        let source = CString::new(text).map_err(|e| failed("cannot read the kernels", e.to_string()))?;
+    fn compile(&self, text: &str, what: &str) -> Result<Vec<u8>> {
+        let source = CString::new(text)
+            .map_err(|e| Error::internal(format!("cuda: NVRTC cannot read the kernels of {what}: {e}")))?;
         let (major, minor) = self.context.capability;
         let options: Vec<CString> = [
             format!("--gpu-architecture=sm_{major}{minor}"),
@@ -206,6 +212,7 @@ impl Compiler {
         .collect();
         let pointers: Vec<*const c_char> = options.iter().map(|o| o.as_ptr()).collect();
         let mut program: nvrtc::nvrtcProgram = std::ptr::null_mut();
+        let refused = |code, log: &str| refusal(code, log, what, nvrtc_version(), self.context.capability);
         // SAFETY: strings live and end with zeros; buffers have the sizes that NVRTC told; the program is destroyed once.
         unsafe {
             let ok = nvrtc::nvrtcResult::NVRTC_SUCCESS;
@@ -218,7 +225,7 @@ impl Compiler {
                 std::ptr::null(),
             );
             if made != ok {
-                return Err(failed("cannot start", format!("{made:?}")));
+                return Err(refused(made, ""));
             }
             let compiled = nvrtc::nvrtcCompileProgram(program, pointers.len() as i32, pointers.as_ptr());
             let result = if compiled == ok {
@@ -235,20 +242,19 @@ impl Compiler {
                 let log = CStr::from_bytes_until_nul(&log)
                     .map(|l| l.to_string_lossy().into_owned())
                     .unwrap_or_default();
-                let log: String = log.chars().take(2000).collect();
-                Err(failed("refuses the kernels", format!("{compiled:?}: {log}")))
+                Err(refused(compiled, &log))
             };
             nvrtc::nvrtcDestroyProgram(&mut program);
             result
         }
     }
 
-    fn load(&self, image: &[u8]) -> Result<Arc<Module>> {
+    fn load(&self, image: &[u8], what: &str) -> Result<Arc<Module>> {
         self.context.enter()?;
         let mut raw: CUmodule = std::ptr::null_mut();
         // SAFETY: the image is whole machine code, which names its own length.
         let result = unsafe { sys::cuModuleLoadData(&mut raw, image.as_ptr().cast::<c_void>()) };
-        check("loading kernels", result)?;
+        self.context.noted(check(&format!("loading the kernels of {what}"), result))?;
         Ok(Arc::new(Module { context: self.context.clone(), raw }))
     }
 
@@ -257,12 +263,107 @@ impl Compiler {
         let mut raw: CUfunction = std::ptr::null_mut();
         // SAFETY: the module lives; the name ends with a zero.
         check("finding a kernel", unsafe { sys::cuModuleGetFunction(&mut raw, module.raw, name.as_ptr()) })?;
-        if shared > 48 << 10 {
+        // Without asking, a block gets 48 KiB, what the kernel itself declares included.
+        if shared > 32 << 10 {
             let which = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: the function lives with its module.
             let result = unsafe { sys::cuFuncSetAttribute(raw, which, shared as i32) };
             check("making room for a kernel's shared memory", result)?;
         }
         Ok(Arc::new(Function { raw, module: module.clone() }))
+    }
+}
+
+/// Which NVRTC was loaded.
+fn nvrtc_version() -> (i32, i32) {
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: writes two integers.
+    unsafe { nvrtc::nvrtcVersion(&mut major, &mut minor) };
+    (major, minor)
+}
+
+/// What ends a file of machine code, so that a damaged one is noticed.
+fn checksum(image: &[u8]) -> [u8; 8] {
+    let hash =
+        image.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    hash.to_le_bytes()
+}
+
+/// Whether a file of the cache is what was written. The sum behind the image does no harm: an image names its own length.
+fn is_whole(file: &[u8]) -> bool {
+    file.split_last_chunk::<8>().is_some_and(|(image, sum)| !image.is_empty() && checksum(image) == *sum)
+}
+
+/// What NVRTC's refusal means: who can mend it, and how.
+fn refusal(
+    code: nvrtc::nvrtcResult,
+    log: &str,
+    what: &str,
+    (major, minor): (i32, i32),
+    (a, b): (i32, i32),
+) -> Error {
+    use nvrtc::nvrtcResult as R;
+    let text = format!("cuda: NVRTC {major}.{minor} cannot compile the kernels of {what}: {code:?}");
+    match code {
+        R::NVRTC_ERROR_OUT_OF_MEMORY => {
+            Error::out_of_memory(format!("{text}; free memory of this machine, not of the GPU"))
+        }
+        R::NVRTC_ERROR_BUILTIN_OPERATION_FAILURE => Error::unsupported(format!(
+            "{text}; it did not find libnvrtc-builtins.so: install it beside libnvrtc.so (pip install nvidia-cuda-nvrtc has both)"
+        )),
+        R::NVRTC_ERROR_INVALID_OPTION => Error::unsupported(format!(
+            "{text}; this NVRTC does not know compute capability {a}.{b}: install a newer one (pip install nvidia-cuda-nvrtc)"
+        )),
+        _ => {
+            let log: String = log.trim().chars().take(2000).collect();
+            Error::internal(format!(
+                "{text}: {log}; please report this, and use the device 'cpu' until it is mended"
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nvrtc::nvrtcResult as R;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_the_kernels_and_who_can_mend_it() {
+        let judged = |code| {
+            refusal(code, "streampool.cu(7): error: no such thing\n", "softmax of 9", (13, 0), (12, 1))
+        };
+        let wrong = judged(R::NVRTC_ERROR_COMPILATION);
+        assert!(wrong.is_internal(), "{wrong:?}");
+        for part in ["softmax of 9", "13.0", "streampool.cu(7): error: no such thing", "report", "'cpu'"] {
+            assert!(wrong.to_string().contains(part), "{wrong}");
+        }
+        let old = judged(R::NVRTC_ERROR_INVALID_OPTION);
+        assert!(old.is_unsupported() && old.to_string().contains("12.1"), "{old:?}");
+        let parts = judged(R::NVRTC_ERROR_BUILTIN_OPERATION_FAILURE);
+        assert!(parts.is_unsupported() && parts.to_string().contains("libnvrtc-builtins"), "{parts:?}");
+        assert!(judged(R::NVRTC_ERROR_OUT_OF_MEMORY).is_out_of_memory());
+    }
+
+    #[test]
+    fn the_log_of_a_refusal_is_bounded() {
+        let long = refusal(R::NVRTC_ERROR_COMPILATION, &"x".repeat(1 << 20), "k", (13, 0), (9, 0));
+        assert!(long.to_string().len() < 3000);
+    }
+
+    #[test]
+    fn damaged_files_of_the_cache_are_noticed() {
+        let image = [7u8; 100];
+        let whole = [&image[..], &checksum(&image)].concat();
+        assert!(is_whole(&whole));
+        for n in [0, 3, 8, 50, whole.len() - 1] {
+            assert!(!is_whole(&whole[..n]), "cut to {n} bytes");
+        }
+        for i in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[i] ^= 4;
+            assert!(!is_whole(&flipped), "a bit of byte {i}");
+        }
     }
 }

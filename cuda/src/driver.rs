@@ -39,6 +39,9 @@ pub struct CudaConfig {
     pub events: bool,
     /// A folder where compiled kernels are kept from run to run; none by default.
     pub cache_folder: Option<PathBuf>,
+    /// Kernels that the compiler is made to refuse, for tests: those whose description contains this.
+    #[doc(hidden)]
+    pub broken: Option<String>,
 }
 
 /// What all queues and programs of a device share.
@@ -85,7 +88,7 @@ impl CudaDriver {
             inline: false,
             queue_depth: QUEUE_DEPTH,
         };
-        let compiler = Compiler::new(&context, config.cache_folder);
+        let compiler = Compiler::new(&context, config.cache_folder, config.broken);
         Ok(Self {
             shared: Arc::new(Shared {
                 info,

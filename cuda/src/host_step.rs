@@ -67,7 +67,7 @@ pub(crate) fn buffer(bytes: usize) -> Result<HostTensor> {
 
 /// What `inspect` says of such a step.
 pub(crate) fn describe(op: &Op) -> String {
-    format!("on the CPU, between copies: {} has no CUDA kernel", op.name())
+    format!("on the CPU, between copies: {} has no CUDA kernel for these operands", op.name())
 }
 
 /// What a strict device says of it.

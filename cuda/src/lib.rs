@@ -5,8 +5,9 @@
 //!
 //! - a queue is a non-blocking stream; a ticket is a 64-bit word in pinned memory that the end of each submission writes, which hosts and
 //!   other streams wait for without a lock of the driver;
-//! - elementwise work, reductions, normalisation, attention and the like are the kernels of `streampool-kernels`, compiled for the shapes at
-//!   hand; matrix products are cuBLASLt's; what has neither runs on the CPU between copies and says so in `describe`;
+//! - elementwise work, reductions, normalisation, attention, recurrent layers, linear algebra and the like are the kernels of
+//!   `streampool-kernels`, compiled for the shapes at hand; matrix products are cuBLASLt's; what has neither runs on the CPU between copies and
+//!   says so in `describe`;
 //! - a program launched again on the same memory is one CUDA graph.
 
 mod compiler;

@@ -11,7 +11,6 @@ use smallvec::SmallVec;
 use streampool_core::driver::{Bindings, Executable, Queue, Slice};
 use streampool_core::timeline::{StreamId, Ticket};
 use streampool_core::{Error, Result};
-use streampool_kernels::failed_index;
 
 use crate::driver::{Handle, QUEUE_DEPTH, Shared};
 use crate::events::Ring;
@@ -19,7 +18,7 @@ use crate::graph::{Addresses, Graph, Graphs, Way};
 use crate::host_step;
 use crate::library::check;
 use crate::memory::{DeviceMemory, PinnedMemory};
-use crate::program::{CudaExecutable, INPUT_ALIGNMENT, Launch, Located, Work};
+use crate::program::{CudaExecutable, INPUT_ALIGNMENT, Launch, Located, WORKSPACE, Work};
 use crate::service::{CHECKPOINT, COUNTER_BYTES, Counters, SMALL, TICKET};
 
 /// Bytes of the ring through which host copies go; larger copies go from and to the caller's memory, which takes the driver longer.
@@ -194,7 +193,10 @@ impl CudaQueue {
     }
 
     fn address(&self, at: Located) -> u64 {
-        self.bases[at.base as usize] + at.offset
+        match at.base {
+            WORKSPACE => self.workspace.address() + at.offset,
+            base => self.bases[base as usize] + at.offset,
+        }
     }
 
     /// Submits the steps one by one.
@@ -336,7 +338,7 @@ impl CudaQueue {
             self.drain(Instant::now() + PATIENCE)?;
             self.graphs.clear();
             self.workspace = DeviceMemory::new(&self.shared.context, program.workspace_bytes)
-                .map_err(|e| e.context("the workspace of matrix products"))?;
+                .map_err(|e| e.context("the workspace of a stream"))?;
         }
         let inputs = self.align(program, bindings)?;
         self.bases.clear();
@@ -420,12 +422,7 @@ impl CudaQueue {
         let (word, status) = unsafe { (report.read_volatile(), report.add(1).read_volatile()) };
         if word != 0 {
             // The number was not told: it is free again.
-            let step = program.steps.iter().find(|s| s.status == Some(word as usize - 1));
-            let index = failed_index(status).unwrap_or_default();
-            return Err(Error::invalid_argument(format!(
-                "{}: index {index} is out of range for the axis that it picks from",
-                step.map_or(program.name.as_str(), |s| s.name.as_str())
-            )));
+            return Err(program.failed(word as usize - 1, status));
         }
         self.submitted(number)
     }

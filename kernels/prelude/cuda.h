@@ -122,6 +122,8 @@ FN void remote_16(float *v, const float *p, int rank) {
 }
 #endif
 
+// Of several threads' values the largest stays.
+FN void at_least(u64 *p, u64 x) { atomicMax(p, x); }
 #define MATH1(name, f32name, f64name)                                                                        \
     FN float name(float x) { return f32name(x); }                                                            \
     FN double name(double x) { return f64name(x); }

@@ -290,6 +290,8 @@ FN void remote_16(float *v, const float *p, int rank) {
     memcpy(v, b->arenas[rank].data() + ((const u8 *)p - b->arenas[b->current / b->threads].data()), 16);
 }
 
+// Of several threads' values the largest stays.
+FN void at_least(u64 *p, u64 x) { *p = *p < x ? x : *p; }
 #define MATH1(name, f32name, f64name)                                                                        \
     FN float name(float x) { return f32name(x); }                                                            \
     FN double name(double x) { return f64name(x); }

@@ -85,6 +85,8 @@ FN float expm1f(float x) {
 #define atan2f precise::atan2
 #define fmodf fmod
 #define copysignf copysign
+// Of several threads' values one stays: there is no 64-bit maximum that needs no order.
+FN void at_least(device u64 *p, u64 x) { *p = x; }
 #define MATH1(name, f32name, f64name)                                                                        \
     FN float name(float x) { return f32name(x); }
 #define MATH2(name, f32name, f64name)                                                                        \

@@ -257,3 +257,8 @@ pub(crate) fn all_reduce(
     );
     text
 }
+
+/// Replaces each `@name@` by its text.
+pub(crate) fn fill(template: &str, values: &[(&str, String)]) -> String {
+    values.iter().fold(template.to_owned(), |text, (name, value)| text.replace(&format!("@{name}@"), value))
+}

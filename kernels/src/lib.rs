@@ -11,12 +11,14 @@
 mod attention;
 mod emit;
 mod index;
+mod linalg;
 mod map;
 mod matmul;
 mod movement;
 mod normalize;
 mod product;
 mod random;
+mod recurrent;
 mod reduce;
 mod resize;
 mod sort;
@@ -45,8 +47,10 @@ pub enum Binding {
     Input(usize),
     /// Element 0 of the step's n-th output.
     Output(usize),
-    /// One 64-bit word of this step, 0 before it runs: a kernel that meets an index out of range leaves [`failed_index`]'s code there.
+    /// One 64-bit word of this step, 0 before it runs: a kernel that meets data that it cannot do leaves a code there, which [`failure`] explains.
     Status,
+    /// Memory of [`Kernel::scratch`] bytes, aligned to 256, that the step's kernels have to themselves until the step is done.
+    Scratch,
 }
 
 /// A pointer parameter.
@@ -73,6 +77,8 @@ pub struct Kernel {
     pub shared: u32,
     /// Blocks of a cluster, which read each other's shared memory; 1 for none.
     pub cluster: u32,
+    /// Bytes of device memory that it writes or reads besides its operands.
+    pub scratch: usize,
     /// What was chosen, for `inspect`.
     pub what: String,
     early: String,
@@ -84,6 +90,15 @@ pub struct Kernel {
 /// The index that a status word tells, if its step failed.
 pub fn failed_index(status: u64) -> Option<i64> {
     (status != 0).then_some((status << 1) as i64 >> 1)
+}
+
+/// What the status word of a step says that failed, without the step's name; `None` if it did not.
+pub fn failure(op: &Op, status: u64) -> Option<String> {
+    let index = failed_index(status)?;
+    Some(match op {
+        Op::Linalg(op) => linalg::failure(*op, status),
+        _ => format!("index {index} is out of range for the axis that it picks from"),
+    })
 }
 
 /// The text that goes before all kernels of a dialect.
@@ -105,6 +120,7 @@ impl Kernel {
             threads,
             shared: 0,
             cluster: 1,
+            scratch: 0,
             what: what.into(),
             early: String::new(),
             body: String::new(),
@@ -127,6 +143,12 @@ impl Kernel {
     /// Blocks have `bytes` of shared memory, as `SHARED_ARENA`, and form clusters of `cluster`.
     pub(crate) fn with_shared(mut self, bytes: u32, cluster: u32) -> Self {
         (self.shared, self.cluster) = (bytes, cluster);
+        self
+    }
+
+    /// Kernels of the step share `bytes` of device memory.
+    pub(crate) fn with_scratch(mut self, bytes: usize) -> Self {
+        self.scratch = bytes;
         self
     }
 
@@ -260,6 +282,8 @@ pub fn lower(op: &Op, inputs: &[Operand], outputs: &[Operand]) -> Option<Vec<Ker
         Op::Attention(o) => Some(attention::lower(o, inputs, &outputs[0])),
         Op::Random(o) => Some(random::random(o, &outputs[0])),
         Op::Resize(o) => resize::resize(o, &inputs[0], &outputs[0]),
-        Op::Unique(_) | Op::Recurrent(_) | Op::Linalg(_) => None,
+        Op::Recurrent(o) => recurrent::lower(o, inputs, outputs),
+        Op::Linalg(o) => linalg::lower(*o, inputs),
+        Op::Unique(_) => None,
     }
 }

@@ -49,15 +49,15 @@ fn coordinate(op: &Resize, axis: usize, input: usize, output: usize) -> String {
     }
 }
 
-/// `None` for what filters while it shrinks.
+/// `None` where there is nothing to pick from.
 pub(crate) fn resize(op: &Resize, input: &Operand, output: &Operand) -> Option<Vec<Kernel>> {
     let (from, to) = (&input.layout.shape, &output.layout.shape);
     let dtype = output.dtype;
-    if matches!(op.mode, ResizeMode::Linear { antialias: true } | ResizeMode::Cubic { antialias: true, .. })
-        || from.is_empty()
-    {
+    if from.is_empty() {
         return None;
     }
+    let antialias =
+        matches!(op.mode, ResizeMode::Linear { antialias: true } | ResizeMode::Cubic { antialias: true, .. });
     let crops = matches!(op.coordinates, CoordinateMode::TfCropAndResize { .. });
     let stays =
         |axis: usize| !crops && from[axis] == to[axis] && scale(op, axis, from[axis], to[axis]) == 1.0;
@@ -120,9 +120,36 @@ pub(crate) fn resize(op: &Resize, input: &Operand, output: &Operand) -> Option<V
     if matches!(op.mode, ResizeMode::Nearest(_)) {
         let _ = writeln!(text, "    {ctype} r = {};", load(dtype, "x", "at0"));
     } else {
-        let (taps, first) = if matches!(op.mode, ResizeMode::Linear { .. }) { (2, 0) } else { (4, 1) };
-        let keys = |a: f64| {
-            format!(
+        text.push_str(&if antialias {
+            filtered(op, input, output, index, &moving)
+        } else {
+            interpolated(op, input, index, &moving)
+        });
+        let _ = writeln!(text, "    {ctype} r = {};", convert("total"));
+    }
+    if let Some(value) = extrapolation {
+        let _ = writeln!(text, "    if (outside) r = {};", convert(&format!("(double){}", float(value))));
+    }
+    let _ = writeln!(text, "    {}", store(dtype, "y", "i", "r"));
+    let how = match op.mode {
+        ResizeMode::Nearest(_) => "nearest",
+        _ if antialias => "filtered",
+        _ => "interpolated",
+    };
+    Some(vec![
+        Kernel::new(format!("resize, {how}"), blocks(n), THREADS)
+            .param(Binding::Input(0), "x", storage(dtype))
+            .param(Binding::Output(0), "y", storage(dtype))
+            .body(text),
+    ])
+}
+
+/// The weight of a neighbour at distance `d` (a double that is not negative), and whether neighbours outside the input weigh nothing.
+fn weight(mode: ResizeMode) -> (String, bool) {
+    match mode {
+        ResizeMode::Cubic { a, exclude_outside, .. } => {
+            let a = f64::from(a.get());
+            let keys = format!(
                 "d <= 1.0 ? (({a2} * d - {a3}) * d * d + 1.0) : d < 2.0 ? (({a} * d - {a5}) * d + {a8}) * d - {a4} : 0.0",
                 a2 = double(a + 2.0),
                 a3 = double(a + 3.0),
@@ -130,56 +157,103 @@ pub(crate) fn resize(op: &Resize, input: &Operand, output: &Operand) -> Option<V
                 a8 = double(8.0 * a),
                 a4 = double(4.0 * a),
                 a = double(a)
-            )
-        };
-        for &axis in &moving {
-            let last = from[axis] - 1;
-            let (weight, inside) = match op.mode {
-                ResizeMode::Cubic { a, exclude_outside, .. } => (keys(f64::from(a.get())), exclude_outside),
-                _ => ("d < 1.0 ? 1.0 - d : 0.0".into(), false),
-            };
-            let hidden = if inside { format!("if (p < 0 || p > {last}) w = 0.0;") } else { String::new() };
-            let _ = writeln!(
-                text,
-                "    double w{axis}[{taps}]; {s} p{axis}[{taps}]; {{ const {s} low = ({s})m_floor(x{axis}) - {first}; double sum = 0.0;\n    for (int t = 0; t < {taps}; t++) {{ {s} p = low + t; const double d = m_fabs((double)p - x{axis}); double w = {weight}; {hidden} sum += w; w{axis}[t] = w; p{axis}[t] = (p < 0 ? 0 : p > {last} ? {last} : p) * ({s}){stride}; }}",
-                stride = strides[axis]
             );
-            if inside {
-                let _ = writeln!(
-                    text,
-                    "    if (sum != 0.0) for (int t = 0; t < {taps}; t++) w{axis}[t] = w{axis}[t] / sum;"
-                );
-            }
-            text.push_str("    (void)sum; }\n");
+            (keys, exclude_outside)
         }
-        let _ = writeln!(text, "    double total = 0.0;");
-        let (mut weight, mut at) = ("1.0".to_owned(), "at0".to_owned());
-        for &axis in &moving {
-            // A weight of zero takes no part: what it would weigh may be infinite.
-            let _ = writeln!(
-                text,
-                "    for (int t{axis} = 0; t{axis} < {taps}; t{axis}++) {{ if (w{axis}[t{axis}] == 0.0) continue;"
-            );
-            let _ = write!(weight, " * w{axis}[t{axis}]");
-            let _ = write!(at, " + p{axis}[t{axis}]");
-        }
+        _ => ("d < 1.0 ? 1.0 - d : 0.0".into(), false),
+    }
+}
+
+/// Statements that make `total` of the two or four neighbours along each moving axis.
+fn interpolated(op: &Resize, input: &Operand, index: Index, moving: &[usize]) -> String {
+    let (from, s) = (&input.layout.shape, index.s());
+    let strides = dense(from);
+    let mut text = String::new();
+    let (taps, first) = if matches!(op.mode, ResizeMode::Linear { .. }) { (2, 0) } else { (4, 1) };
+    let (weight, inside) = weight(op.mode);
+    for &axis in moving {
+        let last = from[axis] - 1;
+        let hidden = if inside { format!("if (p < 0 || p > {last}) w = 0.0;") } else { String::new() };
         let _ = writeln!(
             text,
-            "    total += {weight} * (double){};{}",
-            load(dtype, "x", &format!("({at})")),
-            " }".repeat(moving.len())
+            "    double w{axis}[{taps}]; {s} p{axis}[{taps}]; {{ const {s} low = ({s})m_floor(x{axis}) - {first}; double sum = 0.0;\n    for (int t = 0; t < {taps}; t++) {{ {s} p = low + t; const double d = m_fabs((double)p - x{axis}); double w = {weight}; {hidden} sum += w; w{axis}[t] = w; p{axis}[t] = (p < 0 ? 0 : p > {last} ? {last} : p) * ({s}){stride}; }}",
+            stride = strides[axis]
         );
-        let _ = writeln!(text, "    {ctype} r = {};", convert("total"));
+        if inside {
+            let _ = writeln!(
+                text,
+                "    if (sum != 0.0) for (int t = 0; t < {taps}; t++) w{axis}[t] = w{axis}[t] / sum;"
+            );
+        }
+        text.push_str("    (void)sum; }\n");
     }
-    if let Some(value) = extrapolation {
-        let _ = writeln!(text, "    if (outside) r = {};", convert(&format!("(double){}", float(value))));
+    let _ = writeln!(text, "    double total = 0.0;");
+    let (mut product, mut at) = ("1.0".to_owned(), "at0".to_owned());
+    for &axis in moving {
+        // A weight of zero takes no part: what it would weigh may be infinite.
+        let _ = writeln!(
+            text,
+            "    for (int t{axis} = 0; t{axis} < {taps}; t{axis}++) {{ if (w{axis}[t{axis}] == 0.0) continue;"
+        );
+        let _ = write!(product, " * w{axis}[t{axis}]");
+        let _ = write!(at, " + p{axis}[t{axis}]");
     }
-    let _ = writeln!(text, "    {}", store(dtype, "y", "i", "r"));
-    let how = if matches!(op.mode, ResizeMode::Nearest(_)) { "nearest" } else { "interpolated" };
-    Some(vec![
-        Kernel::new(format!("resize, {how}"), blocks(n), THREADS)
-            .param(Binding::Input(0), "x", storage(dtype))
-            .param(Binding::Output(0), "y", storage(dtype))
-            .body(text),
-    ])
+    let _ = writeln!(
+        text,
+        "    total += {product} * (double){};{}",
+        load(input.dtype, "x", &format!("({at})")),
+        " }".repeat(moving.len())
+    );
+    text
+}
+
+/// Statements that make `total` with a filter that is as much wider as the axis shrinks: as many neighbours as it reaches, weighed while they are
+/// walked.
+fn filtered(op: &Resize, input: &Operand, output: &Operand, index: Index, moving: &[usize]) -> String {
+    let (from, to, s) = (&input.layout.shape, &output.layout.shape, index.s());
+    let strides = dense(from);
+    let radius = if matches!(op.mode, ResizeMode::Linear { .. }) { 1.0 } else { 2.0 };
+    let (weight, inside) = weight(op.mode);
+    let mut text = String::new();
+    // `w` of neighbour `p`.
+    let weigh = |axis: usize| {
+        let squeeze = scale(op, axis, from[axis], to[axis]).min(1.0);
+        let hidden =
+            if inside { format!("if (p < 0 || p > {}) w = 0.0;", from[axis] - 1) } else { String::new() };
+        format!(
+            "const double d = m_fabs(((double)p - x{axis}) * {}); double w = {weight}; {hidden}",
+            double(squeeze)
+        )
+    };
+    for &axis in moving {
+        let squeeze = scale(op, axis, from[axis], to[axis]).min(1.0);
+        // A filter much wider than the input sees each element once and its own edges at most once more: bounded.
+        let reach = (radius / squeeze).min(2.0 * from[axis] as f64 + 4.0);
+        let _ = writeln!(
+            text,
+            "    const {s} low{axis} = ({s})m_floor(x{axis} - {reach}), high{axis} = ({s})m_ceil(x{axis} + {reach}); double sum{axis} = 0.0;\n    for ({s} p = low{axis}; p <= high{axis}; p++) {{ {weigh} sum{axis} += w; }}\n    if (sum{axis} == 0.0) sum{axis} = 1.0;",
+            reach = double(reach),
+            weigh = weigh(axis)
+        );
+    }
+    let _ = writeln!(text, "    double total = 0.0;");
+    let (mut product, mut at) = ("1.0".to_owned(), "at0".to_owned());
+    for &axis in moving {
+        let last = from[axis] - 1;
+        let _ = writeln!(
+            text,
+            "    for ({s} p = low{axis}; p <= high{axis}; p++) {{ {weigh} if (w == 0.0) continue; const double v{axis} = w / sum{axis}; const {s} p{axis} = (p < 0 ? 0 : p > {last} ? {last} : p) * ({s}){stride};",
+            weigh = weigh(axis),
+            stride = strides[axis]
+        );
+        let _ = write!(product, " * v{axis}");
+        let _ = write!(at, " + p{axis}");
+    }
+    let _ = writeln!(
+        text,
+        "    total += {product} * (double){};{}",
+        load(input.dtype, "x", &format!("({at})")),
+        " }".repeat(moving.len())
+    );
+    text
 }

@@ -2,6 +2,7 @@
 //! (NaN and infinity among them).
 
 mod indices;
+mod layers;
 mod maps;
 mod movement;
 mod products;
@@ -82,6 +83,8 @@ impl Cases {
         self.attention();
         self.random_numbers();
         self.resizes();
+        self.recurrent();
+        self.linear_algebra();
     }
 
     /// Views of a dense tensor of this shape.

@@ -105,6 +105,8 @@ impl Cases {
         let linear = ResizeMode::Linear { antialias: false };
         let cubic =
             |exclude_outside| ResizeMode::Cubic { a: F32::new(-0.75), exclude_outside, antialias: false };
+        let filter =
+            |exclude_outside| ResizeMode::Cubic { a: F32::new(-0.5), exclude_outside, antialias: true };
         let crop = TfCropAndResize { extrapolation: F32::new(7.0) };
         let modes = [
             (HalfPixel, linear),
@@ -118,10 +120,15 @@ impl Cases {
             (HalfPixel, cubic(true)),
             (crop, linear),
             (crop, ResizeMode::Nearest(NearestMode::RoundPreferFloor)),
+            (HalfPixel, ResizeMode::Linear { antialias: true }),
+            (AlignCorners, filter(false)),
+            (HalfPixel, filter(true)),
+            (Asymmetric, ResizeMode::Linear { antialias: true }),
+            (crop, filter(false)),
         ];
         for (which, (coordinates, mode)) in modes.into_iter().enumerate() {
             for (from, to) in
-                [(&[2usize, 3, 5, 4][..], &[2usize, 3, 9, 3][..]), (&[7], &[4]), (&[1, 2], &[1, 1])]
+                [(&[2usize, 3, 5, 4][..], &[2usize, 3, 9, 3][..]), (&[37], &[4]), (&[1, 2], &[1, 1])]
             {
                 let dtype = [DType::F32, DType::F16, DType::U8, DType::I32, DType::BF16][which % 5];
                 let roi = if coordinates == crop {

@@ -8,9 +8,11 @@ mod siblings;
 use std::any::Any;
 use std::sync::Arc;
 
-use streampool_core::Result;
 use streampool_core::driver::{Bindings, Executable};
-use streampool_core::op::{Place, Port};
+use streampool_core::op::{Op, Place, Port};
+use streampool_core::{Error, Result};
+
+use streampool_kernels::failure;
 
 use crate::compiler::Function;
 use crate::driver::Shared;
@@ -19,6 +21,9 @@ use crate::host_step::HostStep;
 use crate::memory::DeviceMemory;
 
 pub(crate) use place::{INPUT_ALIGNMENT, Located};
+
+/// The base of what lies in the queue's workspace, which grows and then moves. No bound operand has this number.
+pub(crate) const WORKSPACE: u32 = u32::MAX;
 
 /// One kernel launch.
 pub(crate) struct Launch {
@@ -41,8 +46,8 @@ pub(crate) enum Work {
 
 pub(crate) struct Prepared {
     pub(crate) name: String,
-    /// Which status word, if data can make the step fail.
-    pub(crate) status: Option<usize>,
+    /// Which status word, if data can make the step fail, and the operation, which knows what its codes say.
+    pub(crate) status: Option<(usize, Op)>,
     pub(crate) work: Work,
     what: String,
 }
@@ -82,6 +87,15 @@ impl CudaExecutable {
         std::ptr::eq(self.device, std::ptr::from_ref(device).cast())
     }
 
+    /// The error of the step that left `code` in status word `word`.
+    pub(crate) fn failed(&self, word: usize, code: u64) -> Error {
+        let step = self.steps.iter().find_map(|s| match &s.status {
+            Some((own, op)) if *own == word => Some((s.name.as_str(), op)),
+            _ => None,
+        });
+        explained(&self.name, step, code)
+    }
+
     /// Checks what is bound: cheap, as it is done for every launch.
     pub(crate) fn check(&self, bindings: &Bindings<'_>) -> Result<()> {
         bindings.check(&self.name, (&self.inputs, &self.outputs), self.arena_bytes, |place, port| match place
@@ -91,6 +105,16 @@ impl CudaExecutable {
             _ => port.dtype.size(),
         })
     }
+}
+
+/// What a step's code says, with the step's name, or the program's if no step is known.
+fn explained(program: &str, step: Option<(&str, &Op)>, code: u64) -> Error {
+    let (name, why) = match step {
+        Some((name, op)) => (name, failure(op, code)),
+        None => (program, None),
+    };
+    let why = why.unwrap_or_else(|| "its data could not be processed".into());
+    Error::invalid_argument(format!("{name}: {why}"))
 }
 
 impl Drop for CudaExecutable {
@@ -115,5 +139,29 @@ impl Executable for CudaExecutable {
 
     fn describe(&self) -> Vec<String> {
         self.steps.iter().map(|s| format!("{}: {}", s.name, s.what)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use streampool_core::op::{Gather, Linalg, Op};
+
+    use super::explained;
+
+    #[test]
+    fn what_data_made_fail_is_an_invalid_argument_that_names_the_step() {
+        let set = 1u64 << 63;
+        let index = (-11i64 as u64) | set;
+        let matrix = set | ((1 << 60) - 1 - 7) << 2 | 1;
+        let (gather, solve) = (Op::Gather(Gather { axis: 0 }), Op::Linalg(Linalg::Solve));
+        for (op, code, parts) in [
+            (&gather, index, ["layer 3", "-11", "out of range"]),
+            (&solve, matrix, ["layer 3", "matrix 7 of the batch", "is singular"]),
+        ] {
+            let error = explained("program", Some(("layer 3", op)), code);
+            assert!(error.is_invalid_argument(), "{error:?}");
+            assert!(parts.iter().all(|p| error.to_string().contains(p)), "{error}");
+        }
+        assert!(explained("program", None, index).to_string().contains("program"));
     }
 }

@@ -10,7 +10,7 @@ use streampool_kernels::{Binding, Kernel, epilogue, lower, vectors};
 use super::fuse::{self, Fused};
 use super::place::{ABSOLUTE, Located, STATUS, alignment, check_step, located};
 use super::siblings::{Siblings, Way};
-use super::{CudaExecutable, Launch, Prepared, Work};
+use super::{CudaExecutable, Launch, Prepared, WORKSPACE, Work};
 use crate::compiler::Function;
 use crate::driver::Shared;
 use crate::gemm::Gemm;
@@ -98,6 +98,7 @@ fn launch(
             Binding::Input(n) => inputs[n],
             Binding::Output(n) => outputs[n],
             Binding::Status => Located { base: STATUS, offset: status.unwrap_or(0) as u64 * 8 },
+            Binding::Scratch => Located { base: WORKSPACE, offset: 0 },
         })
         .collect();
     let function = function.ok_or_else(|| Error::internal("cuda: a kernel was not compiled"))?;
@@ -149,6 +150,9 @@ impl CudaExecutable {
                 (words - 1).min(STATUS_WORDS - 1)
             });
             launches += draft.kernels().len();
+            // A stream does one step after the other: one workspace serves all.
+            let scratch = draft.kernels().iter().map(|k| k.scratch).max().unwrap_or(0);
+            workspace_bytes = workspace_bytes.max(scratch);
             let (work, what) = match draft {
                 Draft::Kernels(list) => {
                     // A list may be empty, and its step's operands then need no place.
@@ -236,6 +240,7 @@ impl CudaExecutable {
                     (Work::Host { step: host, inputs, outputs }, what)
                 }
             };
+            let status = status.map(|word| (word, step.op.clone()));
             steps.push(Prepared { name: step.name.clone(), status, work, what });
         }
         static NEXT: AtomicU64 = AtomicU64::new(1);

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use streampool_conformance::Case;
+use streampool_core::Error;
+use streampool_core::Result;
 use streampool_core::driver::{Bindings, Slice};
 use streampool_core::op::{DType, HostTensor, Operand, Place, Program, TensorType};
 use streampool_cpu::{CpuConfig, CpuDriver, Executor};
@@ -17,7 +19,7 @@ pub(crate) struct Library {
     library: libloading::Library,
 }
 
-fn kernels(case: &Case) -> Vec<Kernel> {
+pub(crate) fn kernels(case: &Case) -> Vec<Kernel> {
     lower(&case.op, &case.inputs, &case.outputs).unwrap_or_else(|| panic!("{}: no kernels", case.name))
 }
 
@@ -36,32 +38,56 @@ pub(crate) fn run_on_cpu(program: &Program, data: &[HostTensor], outputs: &[Tens
     outputs
 }
 
+/// The error that the CPU device gives.
+pub(crate) fn fails_on_cpu(case: &Case) -> Error {
+    let mut outputs = case.buffers();
+    try_run_into(&case.program(), &case.data, &mut outputs).expect_err("the case fails")
+}
+
 fn run_into(program: &Program, data: &[HostTensor], outputs: &mut [HostTensor]) {
+    try_run_into(program, data, outputs).unwrap_or_else(|e| panic!("{}: {e}", program.name));
+}
+
+fn try_run_into(program: &Program, data: &[HostTensor], outputs: &mut [HostTensor]) -> Result<()> {
     let driver = CpuDriver::new(CpuConfig { cores: 1 });
-    let name = &program.name;
-    let executable = driver.compile_program(program).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let executable = driver.compile_program(program)?;
     let mut arena = HostTensor::zeros(TensorType::new(DType::U8, [program.arena_bytes])).expect("an arena");
     let read: Vec<Slice<'_>> = data.iter().map(|t| Slice::host(t.bytes())).collect();
     let written: Vec<Slice<'_>> = outputs.iter_mut().map(|t| Slice::host_mut(t.bytes_mut())).collect();
     let bindings = Bindings { inputs: &read, outputs: &written, arena: Slice::host_mut(arena.bytes_mut()) };
     let team = Arc::clone(driver.team());
-    Executor::new(team).run(&executable, &bindings).unwrap_or_else(|e| panic!("{name}: {e}"));
+    Executor::new(team).run(&executable, &bindings)
 }
 
 impl Library {
     /// What the kernels give, and the index that was told if one was out of range.
     pub(crate) fn execute(&self, case: &Case) -> (Vec<HostTensor>, Option<i64>) {
+        let (outputs, status) = self.run(case);
+        (outputs, failed_index(status))
+    }
+
+    /// The status word that the kernels leave.
+    pub(crate) fn status(&self, case: &Case) -> u64 {
+        self.run(case).1
+    }
+
+    fn run(&self, case: &Case) -> (Vec<HostTensor>, u64) {
         let mut outputs = case.buffers();
         let mut status = 0u64;
-        for kernel in kernels(case) {
+        let list = kernels(case);
+        // Not zeros: kernels find anything there.
+        let bytes = list.iter().map(|k| k.scratch).max().unwrap_or(0);
+        let mut scratch = vec![0x7e7e_7e7e_7e7e_7e7eu64; bytes.div_ceil(8)];
+        for kernel in list {
             let at = |o: &Operand, t: *mut u8| t.wrapping_add(o.layout.offset * o.dtype.size());
             self.launch_at(&kernel, |binding| match binding {
                 Binding::Input(i) => Some(at(&case.inputs[i], case.data[i].bytes().as_ptr().cast_mut())),
                 Binding::Output(i) => Some(at(&case.outputs[i], outputs[i].bytes_mut().as_mut_ptr())),
                 Binding::Status => Some((&raw mut status).cast()),
+                Binding::Scratch => Some(scratch.as_mut_ptr().cast()),
             });
         }
-        (outputs, failed_index(status))
+        (outputs, status)
     }
 
     /// Runs a kernel on operands that lie in `data`, with outputs from their first byte on.
@@ -79,7 +105,7 @@ impl Library {
                 Some(first.wrapping_add(inputs[i].layout.offset * inputs[i].dtype.size()))
             }
             Binding::Output(i) => Some(outputs[i].bytes_mut().as_mut_ptr()),
-            Binding::Status => None,
+            Binding::Status | Binding::Scratch => None,
         });
     }
 

@@ -23,6 +23,7 @@ pub(crate) fn all(report: &mut Report, folder: &Path) {
     // As on devices whose streams cannot wait for words.
     report.run("conformance by events", || conformance(CudaConfig { events: true, ..CudaConfig::default() }));
     report.run("operations", operations);
+    report.run("failing linear algebra", crate::bad_input::failing_linear_algebra);
     report.run("digits", || digits(folder));
     report.run("MLPs", mlps);
     report.run("MiniLM fp16", || minilm(folder));

@@ -6,6 +6,7 @@
 //!
 //! FOLDER may hold `digits/{digits.onnx,test.npz}`, `minilm-f16.onnx`, `models/*.onnx` and `onnx-cases/`; what is not there is reported as not run.
 
+mod bad_input;
 mod cases;
 mod checks;
 mod children;
@@ -44,8 +45,10 @@ fn main() {
             let only = std::env::var("GPU_VERIFY_ONLY").unwrap_or_default();
             if only == "operations" {
                 report.check("operations", checks::operations());
+                report.run("failing linear algebra", bad_input::failing_linear_algebra);
             } else if only != "rates" && only != "cases" {
                 checks::all(&mut report, &folder);
+                bad_input::all(&mut report);
                 children::all(&mut report);
             }
             if only.is_empty() || only == "cases" || only == "checks" {
@@ -73,9 +76,9 @@ fn main() {
     std::process::exit(i32::from(report.failed));
 }
 
-/// The GPU's driver, without the facade.
+/// The GPU's driver, without the facade. Strict: what is compared with the CPU must not have run there.
 fn driver() -> Result<Arc<dyn Driver>> {
-    Ok(Arc::new(CudaDriver::new(CudaConfig::default())?))
+    Ok(Arc::new(CudaDriver::new(CudaConfig { strict: true, ..CudaConfig::default() })?))
 }
 
 /// What a panic said.
