@@ -139,7 +139,15 @@ fn the_least_recently_used_go_first_and_never_what_is_in_use() {
     }
     assert_eq!(*cache.get(&0).unwrap(), 0, "in use all the time");
     assert_eq!(cache.stats().evictions, 7);
+    assert_eq!(cache.stats().hits, 2, "looked at and found: 1, then 0");
     drop(held);
+    cache.set_limit(10);
+    let stats = cache.stats();
+    assert_eq!(
+        (stats.limit, stats.bytes, stats.entries),
+        (10, 10, 1),
+        "a lower limit drops what no longer fits"
+    );
     cache.trim(0);
     let stats = cache.stats();
     assert_eq!((stats.bytes, stats.entries), (0, 0));

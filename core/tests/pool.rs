@@ -522,3 +522,15 @@ fn a_lease_says_which_stream_and_which_ownership_of_it_it_is() {
     let second = fixture.pool.lease().unwrap();
     assert!(second.generation() > generation, "no two owners of a stream have the same");
 }
+
+#[test]
+fn a_thread_that_has_its_stream_enters_without_waiting_and_others_are_told() {
+    let Fixture { pool, .. } = pool(2, Policy::Share);
+    assert!(pool.try_enter().unwrap().is_none(), "no stream is this thread's yet");
+    let stream = pool.enter().unwrap().stream;
+    assert_eq!(pool.try_enter().unwrap().map(|running| running.stream), Some(stream));
+    assert!(thread::scope(|s| s.spawn(|| pool.try_enter().unwrap().is_none()).join().unwrap()));
+    assert_eq!(pool.policy(), Policy::Share);
+    let text = format!("{pool:?}");
+    assert!(text.contains("size: 2") && text.contains("Share"), "{text}");
+}

@@ -77,7 +77,7 @@ impl StreamCache {
 }
 
 /// `patience` from now, or as far as the clock goes.
-fn far(patience: Duration) -> Instant {
+pub(super) fn far(patience: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(patience).unwrap_or_else(|| now + Duration::from_secs(1 << 30))
 }

@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::driver::ALIGNMENT;
+use crate::memory::budget::Budget;
+use crate::memory::cache::far;
+use crate::memory::class::Class;
 
 #[test]
 fn the_default_limit_is_nine_tenths_of_the_device() {
@@ -437,4 +440,76 @@ fn work_that_ends_between_two_looks_of_the_ladder_costs_no_allocation() {
         let block = b.alloc(MIB);
         assert!(block.is_ok(), "ends at look {ends_at}: {}", block.unwrap_err());
     }
+}
+
+#[test]
+fn a_deadline_that_has_passed_forbids_waits_and_nothing_else() {
+    let (device, pool) = pool(4 * MIB, 4 * MIB);
+    let (mut a, mut b) = (cache(&pool, 0), cache(&pool, 1));
+    let past = Instant::now();
+    drop((a.alloc_until(MIB, past).unwrap(), a.alloc_until(2 * MIB, past).unwrap()));
+    // Asked from the device, taken over, and in the place of what other caches had.
+    assert!(b.alloc_until(MIB, past).is_ok() && b.alloc_until(3 * MIB, past).is_ok());
+    assert_eq!(device.waits.load(Ordering::SeqCst), 0);
+    assert!(far(Duration::MAX) > Instant::now() + Duration::from_secs(1 << 29), "for ever is far away");
+}
+
+#[test]
+fn the_device_is_asked_three_times_whatever_there_is_to_wait_for() {
+    let (device, pool) = pool(64 * MIB, 64 * MIB);
+    let (mut a, mut b) = (cache(&pool, 0), cache(&pool, 1));
+    drop(a.alloc(MIB).unwrap());
+    for n in 0..6 {
+        let block = b.alloc((n + 2) * MIB).unwrap();
+        device.launch(2, &[&block]);
+    }
+    let before = device.calls.load(Ordering::SeqCst);
+    device.refuse.lock().unwrap().extend(before..before + 100);
+    assert!(a.alloc(20 * MIB).unwrap_err().is_out_of_memory());
+    assert_eq!(device.calls.load(Ordering::SeqCst) - before, 3);
+    device.complete_all();
+    pool.check();
+}
+
+#[test]
+fn an_error_that_is_not_about_memory_is_the_callers_at_once() {
+    let (device, pool) = pool(64 * MIB, 64 * MIB);
+    let mut a = cache(&pool, 0);
+    device.broken.store(true, Ordering::SeqCst);
+    let error = a.alloc(MIB).unwrap_err();
+    assert!(!error.is_out_of_memory() && error.to_string().contains("broken"), "{error}");
+    assert_eq!(device.calls.load(Ordering::SeqCst), 1);
+    assert_eq!(pool.stats().reserved, 0);
+}
+
+#[test]
+fn room_that_was_promised_is_not_promised_again() {
+    let budget = Budget::new(100);
+    let Ok(promised) = budget.reserve(60) else { panic!("60 of 100 are free") };
+    assert_eq!(budget.reserve(60).err(), Some(20));
+    drop(promised);
+    let Ok(promised) = budget.reserve(80) else { panic!("all is free again") };
+    promised.commit();
+    assert!(budget.may_find_room(20) && !budget.may_find_room(21));
+    budget.depart(80);
+    assert!(budget.may_find_room(100), "what moves may go back to the device");
+    budget.arrive(80);
+    assert!(!budget.may_find_room(21));
+}
+
+#[test]
+fn a_stream_tells_its_own_figures_and_a_block_what_it_is() {
+    let (_device, pool) = pool(MIB, MIB);
+    let (mut a, b) = (cache(&pool, 0), cache(&pool, 1));
+    let block = a.alloc(100).unwrap();
+    let stats = a.stats();
+    assert!(stats.live >= 100 && stats.peak_live >= 100 && stats.allocations == 1, "{stats:?}");
+    assert_eq!(b.stats().allocations, 0);
+    assert!(format!("{block:?}").contains("bytes: 100"), "{block:?}");
+}
+
+#[test]
+fn large_classes_are_a_sixty_fourth_of_their_power_of_two_apart() {
+    assert_eq!(Class::of(64 * MIB + 1).unwrap().capacity, 65 * MIB);
+    assert_eq!(Class::of(66 * MIB).unwrap().capacity, 66 * MIB);
 }

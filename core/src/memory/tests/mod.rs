@@ -28,6 +28,8 @@ struct Fake {
     completed: [AtomicU64; STREAMS],
     stalled: AtomicBool,
     abandoned: AtomicBool,
+    /// Asked for memory, it fails for another reason.
+    broken: AtomicBool,
     /// The test is about memory that nobody frees.
     leaks: AtomicBool,
     /// Who touches which addresses: from, to, under which ticket.
@@ -73,6 +75,7 @@ impl Device {
             completed: Default::default(),
             stalled: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
             leaks: AtomicBool::new(false),
             uses: Mutex::default(),
             waits: AtomicU64::new(0),
@@ -121,6 +124,9 @@ impl Source for Device {
 
     fn allocate(&self, bytes: usize) -> Result<Segment> {
         let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+        if self.broken.load(Ordering::SeqCst) {
+            return Err(Error::internal("the fake device is broken"));
+        }
         let used = self.used.fetch_add(bytes, Ordering::SeqCst) + bytes;
         if used > self.memory || self.refuse.lock().unwrap().contains(&call) {
             self.used.fetch_sub(bytes, Ordering::SeqCst);
