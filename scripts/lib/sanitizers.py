@@ -20,11 +20,11 @@ LIMIT_S = 1800
 BUILD_LIMIT_S = 7200
 
 
-# Whatever packages a row names, their dependencies have the same features, so that each is built once; and these short runs gain more
-# from quick builds than from quick programs.
+# Whatever packages a row names, their dependencies have the same features, so that each is built once; and these runs gain more from quick
+# builds than from quick programs, but for the CPU's kernels, of which the short ones run few.
 BUILD = [
     "-Zfeature-unification", "--config", 'resolver.feature-unification="workspace"',
-    "--config", 'profile.dev.package."*".opt-level=0', "--config", "profile.dev.package.streampool-cpu.opt-level=1",
+    "--config", 'profile.dev.package."*".opt-level=0',
 ]
 
 
@@ -163,7 +163,8 @@ class Run:
         # The planted faults are in every build, so that there is one build, and run when they are asked for by name.
         flags = f"-Zsanitizer={ {'tsan': 'thread', 'asan': 'address'}[self.sanitizer] } --cfg planted_faults"
         environment = os.environ | tools.environment | {"RUSTFLAGS": flags} | self.runtime_options
-        words = [tools.cargo, "test", *BUILD, *tools.arguments, "--target-dir", tools.folder, *arguments]
+        kernels = f"profile.dev.package.streampool-cpu.opt-level={1 if self.options.quick else 3}"
+        words = [tools.cargo, "test", *BUILD, "--config", kernels, *tools.arguments, "--target-dir", tools.folder, *arguments]
         for step, limit in (["--no-run", "--quiet"], BUILD_LIMIT_S), (["--no-fail-fast", "--", *filters], LIMIT_S):
             start = time.monotonic()
             with tempfile.TemporaryFile("w+", errors="replace") as log:
