@@ -27,7 +27,7 @@ mod window;
 use streampool_core::op::{Op, Operand};
 
 pub use matmul::{epilogue, vectors};
-pub use product::{Product, attended, product};
+pub use product::{Aim, Product, attended, product};
 
 /// Which device's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -197,7 +197,7 @@ impl Kernel {
                     let constant = if written(p) { "" } else { "const " };
                     format!("{constant}{} *{restrict}{}", p.ctype, p.name)
                 });
-                // Where weights are read early, blocks that wait for earlier work hold much shared memory: they say themselves when the next may come.
+                // Where weights are read early, blocks that wait for earlier work hold much shared memory: they say themselves when later work may begin.
                 let begin = if self.early.is_empty() { "    LATER_WORK_MAY_BEGIN();\n" } else { "" };
                 format!(
                     "extern \"C\" __global__ void __launch_bounds__({}) {name}({}) {{\n{begin}{early}    AFTER_EARLIER_WORK();\n{body}}}\n",

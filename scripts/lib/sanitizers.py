@@ -154,6 +154,8 @@ class Run:
 
     def row(self, name, status, figure, seconds=0.0, detail=None):
         say(f"{status:8} {name:45} {seconds:6.1f} s  {figure}")
+        if detail:
+            say(detail)
         row = {"name": name, "status": status, "figure": figure, "seconds": round(seconds, 1)}
         self.rows.append(row | ({"detail": detail} if detail else {}))
 

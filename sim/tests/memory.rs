@@ -162,6 +162,8 @@ fn a_forgotten_ticket_is_seen() {
         program.forgets = true;
         program.run(&mut Random(seed), 150);
         seen += usize::from(!program.sim.violations().is_empty());
+        program.forgets = false;
+        program.end();
     }
     assert!(seen >= 4, "a block was reused under another stream's work and only {seen} of 5 programs saw it");
 }

@@ -6,12 +6,12 @@
 use streampool_core::op::{Attention, Operand};
 
 use super::text::Text;
-use super::{Cut, Extents, Product, SHARED, bind};
+use super::{Aim, Cut, Extents, Product, SHARED, Sums, bind};
 use crate::Kernel;
 use crate::attention::{Block, IntoTile};
 use crate::emit::storage;
 
-/// The kernel of the attention `op` on `inputs` and of `p`, whose left factor is its result, if there is one for their shapes; `aligned` tells
+/// The kernel of the attention `op` on `inputs` and of `p`, whose left factor is its result, if there is one for their shapes and its aim; `aligned` tells
 /// whether an operand's first element is at a multiple of 16 bytes.
 ///
 /// Bindings are `inputs`, then the inputs of `p` from its second on, then those of its norm from the second on; the one output is the last step's. The
@@ -25,7 +25,11 @@ pub fn attended(
     let Extents { m, n, k, across } = Extents::of(p, aligned)?;
     let first = IntoTile::new(op, inputs, &p.inputs[0])?;
     let (b, h, s, e) = first.sizes();
-    let rows = if m <= 16 { 16 } else { 32 };
+    let rows = match (m, p.aim) {
+        (..=16, Aim::Latency) => return None,
+        (..=16, Aim::Throughput) | (_, Aim::Latency) => 16,
+        (_, Aim::Throughput) => 32,
+    };
     if !p.constant
         || p.siblings.is_some()
         || (m, k) != (b * s, h * e)
@@ -38,7 +42,7 @@ pub fn attended(
     let columns = n.next_multiple_of(128);
     let cut = [4usize, 2, 1].into_iter().find_map(|cluster| {
         let depth = k / cluster;
-        let cut = Cut { rows, columns, warps: (1, 8), groups: 1, cluster, depth };
+        let cut = Cut { rows, columns, warps: (1, 8), groups: 1, cluster, depth, sums: Sums::Whole };
         let even = cluster <= most && h.is_multiple_of(cluster) && depth.is_multiple_of(16);
         (even && cut.stages() <= cut.slots()).then_some(cut)
     })?;

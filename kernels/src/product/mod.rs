@@ -34,6 +34,15 @@ const SHARED: usize = 200 << 10;
 const MOST_ROWS: usize = 256;
 const MOST_WEIGHTS: usize = 1 << 20;
 
+/// What a kernel is to be good at. Both give the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aim {
+    /// Leave much of the device to the kernels of other streams.
+    Throughput,
+    /// Be done soon, with the device to itself.
+    Latency,
+}
+
 /// A product and what is done to it. Operands are those of checked steps.
 #[derive(Clone, Copy, Debug)]
 pub struct Product<'a> {
@@ -53,6 +62,19 @@ pub struct Product<'a> {
     pub then: Option<&'a Map>,
     /// A layer norm of the result's rows, with its operands, of which the first is the result.
     pub norm: Option<(&'a LayerNorm, &'a [Operand])>,
+    /// What it is for.
+    pub aim: Aim,
+}
+
+/// How the sums of a block's part of the inner axis come about, so that twice as many blocks, of half as much each, give the same bits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sums {
+    /// From one end to the other.
+    Whole,
+    /// Each half by itself, and the two added.
+    Halves,
+    /// From one end to the other, and those of two neighbours are added before others: what [`Sums::Halves`] does in one block.
+    Pairs,
 }
 
 /// How the work is cut.
@@ -67,6 +89,7 @@ struct Cut {
     /// Blocks that share the inner axis, and how much of it each takes.
     cluster: usize,
     depth: usize,
+    sums: Sums,
 }
 
 impl Cut {
@@ -119,13 +142,37 @@ impl Cut {
         // Every block of a cluster has a part of the inner axis, and two stages at least are under way unless one is all.
         [8usize, 4, 2, 1].into_iter().filter(|&cluster| cluster <= most).find_map(|cluster| {
             let depth = k.div_ceil(cluster).next_multiple_of(16);
-            let cut = Self { rows, columns, warps, groups: 1, cluster, depth };
+            let cut = Self { rows, columns, warps, groups: 1, cluster, depth, sums: Sums::Whole };
             let all = cut.stages() <= cut.slots();
             let groups = if !norm && all && depth.is_multiple_of(STAGE) && cut.stages() > 1 { 2 } else { 1 };
-            let cut = Self { groups, ..cut };
+            let halves = norm && cluster == 4 && depth * cluster == k && depth.is_multiple_of(2 * STAGE);
+            let cut = Self { groups, sums: if halves { Sums::Halves } else { Sums::Whole }, ..cut };
             let fits = cut.shared_bytes() <= SHARED && (cut.slots() > 1 || cut.stages() == 1);
             (fits && depth * (cluster - 1) < k).then_some(cut)
         })
+    }
+
+    /// The same sums by more and smaller blocks, if there is a way to have them.
+    fn quick(self, norm: bool) -> Option<Self> {
+        let Self { rows, columns, warps, cluster, depth, .. } = self;
+        let cut = match (norm, self.sums) {
+            (true, Sums::Halves) => {
+                Self { rows: 16, cluster: 2 * cluster, depth: depth / 2, sums: Sums::Pairs, ..self }
+            }
+            (true, _) if rows == 32 => Self { rows: 16, ..self },
+            (false, _) if rows == 64 => Self { rows: 32, columns, warps: (1, warps.0 * warps.1), ..self },
+            _ => return None,
+        };
+        // A block adds up as many rows as any other.
+        (cut.rows.is_multiple_of(cut.cluster) && cut.shared_bytes() <= SHARED).then_some(cut)
+    }
+
+    /// For what the kernel is made.
+    fn aimed(self, aim: Aim, norm: bool) -> Option<Self> {
+        match aim {
+            Aim::Throughput => Some(self),
+            Aim::Latency => self.quick(norm),
+        }
     }
 }
 
@@ -228,13 +275,13 @@ fn bind(mut kernel: Kernel, p: &Product<'_>, first: usize) -> Kernel {
     kernel.param(Binding::Output(0), "y", half)
 }
 
-/// The kernel of `p`, if there is one for its shapes; `aligned` tells whether an operand's first element is at a multiple of 16 bytes.
+/// The kernel of `p`, if there is one for its shapes and its aim; `aligned` tells whether an operand's first element is at a multiple of 16 bytes.
 ///
 /// Bindings are inputs 0, 1, ... of the product, then those of the norm from its second on; the one output is the last step's. The output may be
 /// the very memory of the residual; it must not overlap any other input.
 pub fn product(p: &Product<'_>, aligned: impl Fn(&Operand) -> bool) -> Option<Kernel> {
     let Extents { m, n, k, across } = Extents::of(p, aligned)?;
-    let cut = Cut::new((m, n, k), p.norm.is_some(), p.clusters)?;
+    let cut = Cut::new((m, n, k), p.norm.is_some(), p.clusters)?.aimed(p.aim, p.norm.is_some())?;
     let text = Text { p, cut: &cut, m, n, k, across, half: storage(p.output.dtype) };
     let count = p.siblings.map_or(1, |s| s.0);
     let tiles = m.div_ceil(cut.rows) * n.div_ceil(cut.columns) * count;

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use streampool_core::op::{Binary, Instr};
 
 use super::tile::{Part, Steps};
-use super::{Cut, Product, STAGE};
+use super::{Aim, Cut, Product, STAGE, Sums};
 use crate::emit::{activate, float};
 use crate::map::expression;
 
@@ -50,6 +50,10 @@ impl Text<'_> {
             (0..ahead).map(|s| self.load_b(&s.to_string(), &s.to_string(), self.width(s))).collect();
         let mut body = String::new();
         let constants = self.constants();
+        if self.p.aim == Aim::Latency {
+            // What comes next reads its weights meanwhile.
+            body.push_str("    LATER_WORK_MAY_BEGIN();\n");
+        }
         for text in [&weights, &constants] {
             if self.p.constant { &mut early } else { &mut body }.push_str(text);
         }
@@ -72,6 +76,9 @@ impl Text<'_> {
                     let _ =
                         writeln!(body, "    COPIES_WAIT({}); BARRIER();", stages.saturating_sub(s + groups));
                 }
+                if s * 2 == stages {
+                    body.push_str(&self.half());
+                }
                 if groups == 1 {
                     body.push_str(&self.multiply(&s.to_string(), self.width(s) / 16, mi, ni));
                 } else {
@@ -89,11 +96,30 @@ impl Text<'_> {
             body.push_str(&self.load_b("next", "slot", STAGE));
             body.push_str(&self.load_a("next", "slot", STAGE));
             let _ = writeln!(body, "    }}\n    COPIES_COMMIT();\n    const i32 at = s % {slots};");
+            if !self.half().is_empty() {
+                let _ = writeln!(body, "    if (s == {}) {{ {} }}", stages / 2, self.half());
+            }
             body.push_str(&self.multiply("at", STAGE / 16, mi, ni));
             body.push_str("    }\n");
         }
         self.end(&mut body);
         (early, body)
+    }
+
+    /// Statements between the halves of the inner axis.
+    fn half(&self) -> String {
+        match self.cut.sums {
+            Sums::Halves => self.each_sum("{ kept[i][j][x] = acc[i][j][x]; acc[i][j][x] = 0; }"),
+            Sums::Whole | Sums::Pairs => String::new(),
+        }
+    }
+
+    /// `f` for each of a warp's sums.
+    fn each_sum(&self, f: &str) -> String {
+        let (mi, ni) = self.warp_tiles();
+        format!(
+            "    UNROLL for (int i = 0; i < {mi}; i++) UNROLL for (int j = 0; j < {ni}; j++) UNROLL for (int x = 0; x < 4; x++) {f}\n"
+        )
     }
 
     /// Which part of the work is the block's and the thread's.
@@ -125,7 +151,12 @@ impl Text<'_> {
     /// A warp's sums.
     pub(super) fn sums(&self) -> String {
         let (mi, ni) = self.warp_tiles();
-        sums(mi, ni, self.cut.warps.1)
+        let mut text = sums(mi, ni, self.cut.warps.1);
+        if self.cut.sums == Sums::Halves {
+            let _ = writeln!(text, "    float kept[{mi}][{ni}][4];");
+            text.push_str(&self.each_sum("kept[i][j][x] = 0;"));
+        }
+        text
     }
 
     /// Adds up the partial sums of all groups and blocks, and finishes and stores them.
@@ -133,9 +164,15 @@ impl Text<'_> {
         let Cut { rows, cluster, .. } = *self.cut;
         let (mi, ni) = self.warp_tiles();
         let pitch = self.cut.pitch();
+        if self.cut.sums == Sums::Halves {
+            body.push_str(&self.each_sum("acc[i][j][x] = kept[i][j][x] + acc[i][j][x];"));
+        }
+        if self.p.aim == Aim::Throughput {
+            body.push_str("    LATER_WORK_MAY_BEGIN();");
+        }
         let _ = writeln!(
             body,
-            "    LATER_WORK_MAY_BEGIN(); float *const sums = (float *)arena;\n    BARRIER();\n    UNROLL for (int i = 0; i < {mi}; i++) UNROLL for (int j = 0; j < {ni}; j++) {{ float *const to = sums + (group * {rows} + wr + i * 16 + (lane >> 2)) * {pitch} + wc + j * 8 + (lane & 3) * 2; to[0] = acc[i][j][0]; to[1] = acc[i][j][1]; to[8 * {pitch}] = acc[i][j][2]; to[8 * {pitch} + 1] = acc[i][j][3]; }}\n    {}",
+            "    float *const sums = (float *)arena;\n    BARRIER();\n    UNROLL for (int i = 0; i < {mi}; i++) UNROLL for (int j = 0; j < {ni}; j++) {{ float *const to = sums + (group * {rows} + wr + i * 16 + (lane >> 2)) * {pitch} + wc + j * 8 + (lane & 3) * 2; to[0] = acc[i][j][0]; to[1] = acc[i][j][1]; to[8 * {pitch}] = acc[i][j][2]; to[8 * {pitch} + 1] = acc[i][j][3]; }}\n    {}",
             if cluster > 1 { "CLUSTER_BARRIER();" } else { "BARRIER();" }
         );
         if self.p.norm.is_some() {
@@ -260,9 +297,14 @@ impl Text<'_> {
             format!(
                 "UNROLL for (int p = 0; p < {parts}; p++) UNROLL for (int z = 0; z < {wide}; z += 4) {fetch}({part}[p] + z, sums + p % {groups} * {bytes} + at + z{from});"
             ),
-            format!(
-                "float s[{wide}]; UNROLL for (int z = 0; z < {wide}; z++) {{ s[z] = {part}[0][z]; UNROLL for (int p = 1; p < {parts}; p++) s[z] += {part}[p][z]; }}"
-            ),
+            match self.cut.sums {
+                Sums::Pairs => format!(
+                    "float s[{wide}]; UNROLL for (int z = 0; z < {wide}; z++) {{ s[z] = {part}[0][z] + {part}[1][z]; UNROLL for (int p = 2; p < {parts}; p += 2) {{ const float two = {part}[p][z] + {part}[p + 1][z]; s[z] += two; }} }}"
+                ),
+                Sums::Whole | Sums::Halves => format!(
+                    "float s[{wide}]; UNROLL for (int z = 0; z < {wide}; z++) {{ s[z] = {part}[0][z]; UNROLL for (int p = 1; p < {parts}; p++) s[z] += {part}[p][z]; }}"
+                ),
+            },
         )
     }
 

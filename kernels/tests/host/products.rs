@@ -4,7 +4,7 @@ use streampool_core::op::{
     Activation, Binary, DType, F32, HostTensor, Instr, LayerNorm, Layout, Map, MatMul, Op, Operand, Place,
     Port, Program, Scalar, Step, TensorType, Unary,
 };
-use streampool_kernels::{Kernel, Product, product};
+use streampool_kernels::{Aim, Kernel, Product, product};
 
 use crate::run::{Library, run_on_cpu};
 
@@ -17,6 +17,8 @@ pub(crate) struct Case {
     pub(crate) bound: Vec<Operand>,
     pub(crate) output: TensorType,
     pub(crate) kernel: Kernel,
+    /// The one for low latency.
+    pub(crate) quick: Option<Kernel>,
 }
 
 /// Numbers like rounded normal ones, from a counter: no two tensors alike.
@@ -173,8 +175,10 @@ fn case(wish: Wish, numbers: &mut Numbers) -> Case {
         siblings: (wish.siblings > 0).then_some((count, step)),
         then: wish.gelu.then_some(&map),
         norm: norm.as_ref().map(|n| (n, &norm_inputs[..])),
+        aim: Aim::Throughput,
     };
     let kernel = product(&asked, |_| true).unwrap_or_else(|| panic!("no kernel for {m}x{n}x{k}"));
+    let quick = product(&Product { aim: Aim::Latency, ..asked }, |_| true);
     let name = format!("{dtype} {}", kernel.what);
     let port = |t: &TensorType| Port { dtype: t.dtype, bytes: t.bytes() };
     let program = Program {
@@ -185,7 +189,7 @@ fn case(wish: Wish, numbers: &mut Numbers) -> Case {
         steps,
         ..Program::default()
     };
-    Case { name, program, data, bound, output, kernel }
+    Case { name, program, data, bound, output, kernel, quick }
 }
 
 #[test]
@@ -215,15 +219,21 @@ fn fused_products_agree_with_the_steps_that_they_replace() {
     agree(&cases);
 }
 
-/// Every kernel gives what its program gives on the CPU device.
+/// Every kernel gives what its program gives on the CPU device, and the one for low latency gives the same bits.
 pub(crate) fn agree(cases: &[Case]) {
-    let library = Library::of(cases.iter().map(|c| c.kernel.clone()));
+    let library = Library::of(cases.iter().flat_map(|c| [&c.kernel].into_iter().chain(&c.quick)).cloned());
     for case in cases {
         let expected = run_on_cpu(&case.program, &case.data, std::slice::from_ref(&case.output));
         let mut got = HostTensor::zeros(case.output.clone()).expect("room");
         // What is not written must look alike on both sides.
         got.bytes_mut().fill(0);
+        let zeros = got.clone();
         library.launch(&case.kernel, &case.bound, &case.data, std::slice::from_mut(&mut got));
+        if let Some(quick) = &case.quick {
+            let mut also = zeros;
+            library.launch(quick, &case.bound, &case.data, std::slice::from_mut(&mut also));
+            assert!(also.bytes() == got.bytes(), "{}: other bits than {}", quick.what, case.name);
+        }
         let (mut error, mut size) = (0.0, 0.0);
         for i in 0..case.output.shape.len() {
             let (x, y) = (expected[0].get(i).to_f64(), got.get(i).to_f64());
