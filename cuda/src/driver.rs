@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use streampool_core::driver::{DeviceInfo, Driver, Executable, Queue, Segment};
@@ -55,10 +56,19 @@ pub(crate) struct Shared {
     pub(crate) cpu: Cpu,
     pub(crate) tf32: bool,
     pub(crate) strict: bool,
+    /// Streams that were opened so far: those below this number.
+    opened: AtomicU32,
     /// There if streams wait for each other by events.
     pub(crate) rings: Option<Rings>,
     // Last, so that what needs the context is dropped before it.
     pub(crate) context: Arc<Context>,
+}
+
+impl Shared {
+    /// The last completed ticket of each stream that was ever opened.
+    pub(crate) fn completed(&self) -> impl Iterator<Item = u64> {
+        (0..self.opened.load(Ordering::Relaxed)).map(|n| self.timeline.completed(StreamId(n)))
+    }
 }
 
 /// A GPU as a device.
@@ -100,6 +110,7 @@ impl CudaDriver {
                 cpu: Arc::new(CpuDriver::new(CpuConfig::default())),
                 tf32: config.tf32,
                 strict: config.strict,
+                opened: AtomicU32::new(0),
                 rings: (config.events || !context.waits).then(Rings::default),
                 context,
             }),
@@ -114,6 +125,7 @@ impl Driver for CudaDriver {
 
     fn open_queue(&self, stream: StreamId) -> Result<Box<dyn Queue>> {
         self.shared.timeline.check(stream)?;
+        self.shared.opened.fetch_max(stream.0 + 1, Ordering::Relaxed);
         Ok(Box::new(CudaQueue::new(&self.shared, stream)?))
     }
 

@@ -14,10 +14,10 @@ use crate::context::Context;
 use crate::program::CudaExecutable;
 
 /// Graphs that a queue keeps for one program, and for all.
-const PER_PROGRAM: usize = 8;
+const PER_PROGRAM: usize = 16;
 const PROGRAMS: usize = 64;
 
-/// Addresses of inputs, outputs and arena.
+/// Addresses of inputs, outputs and arena, and which form of its kernels is meant.
 pub(crate) type Addresses = SmallVec<[u64; 8]>;
 
 /// An instantiated graph; destroyed when dropped.

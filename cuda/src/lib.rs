@@ -10,6 +10,7 @@
 //!   says so in `describe`;
 //! - a program launched again on the same memory is one CUDA graph.
 
+mod company;
 mod compiler;
 mod constants;
 mod context;

@@ -12,6 +12,7 @@ use streampool_core::driver::{Bindings, Executable, Queue, Slice};
 use streampool_core::timeline::{StreamId, Ticket};
 use streampool_core::{Error, Result};
 
+use crate::company::Company;
 use crate::driver::{Handle, QUEUE_DEPTH, Shared};
 use crate::events::Ring;
 use crate::graph::{Addresses, Graph, Graphs, Way};
@@ -50,6 +51,9 @@ pub(crate) struct CudaQueue {
     /// Where misaligned inputs are copied to.
     aligned: DeviceMemory,
     graphs: Graphs,
+    /// Whether few streams are at work.
+    company: Company,
+    few: bool,
     bases: Vec<u64>,
 }
 
@@ -92,6 +96,8 @@ impl CudaQueue {
             workspace: DeviceMemory::new(context, 0)?,
             aligned: DeviceMemory::new(context, 0)?,
             graphs: Graphs::default(),
+            company: Company::new(shared.completed()),
+            few: false,
             bases: Vec::new(),
         })
     }
@@ -175,16 +181,22 @@ impl CudaQueue {
         }
     }
 
+    fn has_small_company(&mut self) -> bool {
+        let (shared, own) = (&self.shared, self.stream.0 as usize);
+        self.company.is_small(self.submitted + 1, own, || shared.completed())
+    }
+
     fn launch_kernel(&self, launch: &Launch) -> Result<()> {
         let mut addresses: SmallVec<[u64; 8]> = launch.args.iter().map(|&a| self.address(a)).collect();
         let mut params: SmallVec<[*mut c_void; 8]> =
             addresses.iter_mut().map(|a| std::ptr::from_mut(a).cast::<c_void>()).collect();
+        let form = launch.form(self.few);
         // SAFETY: the function has one pointer parameter per argument; the addresses are those of the operands that it was made for, which stay
         // valid until the work is done (INV-6).
         let result = unsafe {
-            launch.function.launch(
-                (launch.grid as u32, launch.threads),
-                (launch.shared, launch.cluster),
+            form.function.launch(
+                (form.grid as u32, form.threads),
+                (form.shared, form.cluster),
                 self.raw,
                 params.as_mut_ptr(),
             )
@@ -347,7 +359,10 @@ impl CudaQueue {
         self.bases.extend(&inputs);
         self.bases.extend(bindings.outputs.iter().map(|s| s.address()));
         if program.worth_a_graph {
-            let addresses: Addresses = self.bases[1..2].iter().chain(&self.bases[3..]).copied().collect();
+            self.few = program.has_quick && self.has_small_company();
+            let form = u64::from(self.few);
+            let addresses: Addresses =
+                self.bases[1..2].iter().chain(&self.bases[3..]).chain([&form]).copied().collect();
             match self.graphs.way(program, &addresses) {
                 Way::Graph(graph) => self.launch_graph(graph)?,
                 Way::Plain => self.submit_and_end(program, mode)?,

@@ -1,13 +1,15 @@
 //! Which steps one kernel does together: a small product and what is done to its result next, attention and the product that joins its heads.
 
 use streampool_core::op::{Op, Operand, Place, Program};
-use streampool_kernels::{Kernel, Product, attended, product, vectors};
+use streampool_kernels::{Aim, Kernel, Product, attended, product, vectors};
 
 use super::place::{INPUT_ALIGNMENT, alignment, dead, overlap, same};
 
 /// A kernel for some steps.
 pub(super) struct Fused {
     pub(super) kernel: Kernel,
+    /// The same for when few streams are at work, if that differs.
+    pub(super) quick: Option<Kernel>,
     /// What its input bindings count through.
     pub(super) inputs: Vec<Operand>,
     pub(super) output: Operand,
@@ -24,16 +26,16 @@ pub(super) fn find(program: &Program, i: usize, clusters: bool) -> Option<Fused>
         Part::both(program, i + 1, clusters).find_map(|part| {
             let read = step.inputs.iter().chain(part.read());
             (part.takes(y) && part.sound(program, read, &[y]))
-                .then(|| attended(op, &step.inputs, &part.product, aligned))?
-                .map(|kernel| part.fused(kernel, &step.inputs, 1))
+                .then(|| part.fused(&step.inputs, 1, |p| attended(op, &step.inputs, p, aligned)))
+                .flatten()
         })
     };
     let single = || {
         Part::both(program, i, clusters).find_map(|part| {
             let inputs = part.product.inputs;
             part.sound(program, part.read().chain(&inputs[..1]), &[])
-                .then(|| product(&part.product, aligned))?
-                .map(|kernel| part.fused(kernel, &inputs[..1], 0))
+                .then(|| part.fused(&inputs[..1], 0, |p| product(p, aligned)))
+                .flatten()
         })
     };
     attention().or_else(single)
@@ -74,6 +76,7 @@ impl<'a> Part<'a> {
                 siblings: None,
                 then: None,
                 norm: None,
+                aim: Aim::Throughput,
             };
             Some(Self { product, output: y, steps: 1, first: i, more: &[] })
         };
@@ -130,10 +133,17 @@ impl<'a> Part<'a> {
             && passed.iter().all(|o| unread(o, &self.product.inputs[1..]))
     }
 
-    /// What `kernel` does, which is `before` steps more and reads `inputs` before the weight.
-    fn fused(&self, kernel: Kernel, inputs: &[Operand], before: usize) -> Fused {
+    /// By the kernels that `make` makes, which do `before` steps more and read `inputs` before the weight.
+    fn fused(
+        &self,
+        inputs: &[Operand],
+        before: usize,
+        make: impl Fn(&Product<'_>) -> Option<Kernel>,
+    ) -> Option<Fused> {
+        let kernel = make(&self.product)?;
+        let quick = make(&Product { aim: Aim::Latency, ..self.product });
         let inputs = inputs.iter().chain(&self.product.inputs[1..]).chain(self.more).cloned().collect();
-        Fused { kernel, inputs, output: self.output.clone(), steps: before + self.steps }
+        Some(Fused { kernel, quick, inputs, output: self.output.clone(), steps: before + self.steps })
     }
 }
 

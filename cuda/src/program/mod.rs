@@ -25,16 +25,30 @@ pub(crate) use place::{INPUT_ALIGNMENT, Located};
 /// The base of what lies in the queue's workspace, which grows and then moves. No bound operand has this number.
 pub(crate) const WORKSPACE: u32 = u32::MAX;
 
-/// One kernel launch.
-pub(crate) struct Launch {
+/// A compiled kernel and how it is launched.
+pub(crate) struct Form {
     pub(crate) function: Arc<Function>,
     pub(crate) grid: u64,
     pub(crate) threads: u32,
     /// Bytes of shared memory that the launch asks for, and blocks of a cluster.
     pub(crate) shared: u32,
     pub(crate) cluster: u32,
+}
+
+/// One kernel launch.
+pub(crate) struct Launch {
+    usual: Form,
+    /// What gives the same bits sooner, at others' expense.
+    quick: Option<Form>,
     pub(crate) args: Box<[Located]>,
     what: String,
+}
+
+impl Launch {
+    /// How to launch it, if few streams are at work or many.
+    pub(crate) fn form(&self, few: bool) -> &Form {
+        self.quick.as_ref().filter(|_| few).unwrap_or(&self.usual)
+    }
 }
 
 /// What a step does.
@@ -64,6 +78,8 @@ pub(crate) struct CudaExecutable {
     pub(crate) steps: Box<[Prepared]>,
     /// Whether one launch of a graph is quicker than the launches of a run.
     pub(crate) worth_a_graph: bool,
+    /// Whether it has kernels for when few streams are at work.
+    pub(crate) has_quick: bool,
     /// Status words that its steps use.
     pub(crate) status_words: usize,
     /// Whether data can make it fail: then its run is waited for, so that the error is that call's own.

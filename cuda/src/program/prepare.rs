@@ -1,5 +1,6 @@
 //! Makes a program ready: which kernels and library calls do its steps, compiled, with their weights uploaded.
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,7 +11,7 @@ use streampool_kernels::{Binding, Kernel, epilogue, lower, vectors};
 use super::fuse::{self, Fused};
 use super::place::{ABSOLUTE, Located, STATUS, alignment, check_step, located};
 use super::siblings::{Siblings, Way};
-use super::{CudaExecutable, Launch, Prepared, WORKSPACE, Work};
+use super::{CudaExecutable, Form, Launch, Prepared, WORKSPACE, Work};
 use crate::compiler::Function;
 use crate::driver::Shared;
 use crate::gemm::Gemm;
@@ -32,13 +33,24 @@ enum Draft {
 }
 
 impl Draft {
-    fn kernels(&self) -> &[Kernel] {
+    /// All of its kernels, in the order in which they are made ready; those for when few streams are at work come behind those they replace.
+    fn kernels(&self) -> Vec<&Kernel> {
         match self {
-            Self::Kernels(list) => list,
-            Self::Gemm(_, tail) => tail.as_slice(),
-            Self::Fused(fused) => std::slice::from_ref(&fused.kernel),
-            Self::Siblings(Siblings { way: Way::Kernel(kernel, _), .. }) => std::slice::from_ref(kernel),
-            Self::Siblings(_) | Self::Covered | Self::Host(_) => &[],
+            Self::Kernels(list) => list.iter().collect(),
+            Self::Gemm(_, tail) => tail.iter().collect(),
+            Self::Fused(Fused { kernel, quick, .. })
+            | Self::Siblings(Siblings { way: Way::Kernel(kernel, quick, _), .. }) => {
+                std::iter::once(kernel).chain(quick).collect()
+            }
+            Self::Siblings(_) | Self::Covered | Self::Host(_) => Vec::new(),
+        }
+    }
+
+    fn has_quick(&self) -> bool {
+        match self {
+            Self::Fused(Fused { quick, .. })
+            | Self::Siblings(Siblings { way: Way::Kernel(_, quick, _), .. }) => quick.is_some(),
+            _ => false,
         }
     }
 
@@ -83,10 +95,23 @@ impl Uploads<'_> {
     }
 }
 
-/// A compiled kernel with the places of what it is bound to.
+/// A compiled kernel and how it is launched.
+fn form(kernel: &Kernel, function: Option<Arc<Function>>) -> Result<Form> {
+    let function = function.ok_or_else(|| Error::internal("cuda: a kernel was not compiled"))?;
+    if kernel.grid > i32::MAX as u64 {
+        return Err(Error::unsupported(format!(
+            "cuda: {} blocks are more than a launch takes; use smaller tensors",
+            kernel.grid
+        )));
+    }
+    let Kernel { grid, threads, shared, cluster, .. } = *kernel;
+    Ok(Form { function, grid, threads, shared, cluster })
+}
+
+/// A kernel, and the one for when few streams are at work, with the places of what they are bound to.
 fn launch(
-    kernel: Kernel,
-    function: Option<Arc<Function>>,
+    (kernel, quick): (Kernel, Option<Kernel>),
+    functions: &mut impl Iterator<Item = Arc<Function>>,
     inputs: &[Located],
     outputs: &[Located],
     status: Option<usize>,
@@ -101,22 +126,16 @@ fn launch(
             Binding::Scratch => Located { base: WORKSPACE, offset: 0 },
         })
         .collect();
-    let function = function.ok_or_else(|| Error::internal("cuda: a kernel was not compiled"))?;
-    if kernel.grid > i32::MAX as u64 {
-        return Err(Error::unsupported(format!(
-            "cuda: {} blocks are more than a launch takes; use smaller tensors",
-            kernel.grid
-        )));
-    }
-    Ok(Launch {
-        function,
-        grid: kernel.grid,
-        threads: kernel.threads,
-        shared: kernel.shared,
-        cluster: kernel.cluster,
-        args,
-        what: kernel.what,
-    })
+    let usual = form(&kernel, functions.next())?;
+    let mut what = kernel.what;
+    let quick = match quick {
+        Some(quick) => {
+            let _ = write!(what, " (with few streams at work: {})", quick.what);
+            Some(form(&quick, functions.next())?)
+        }
+        None => None,
+    };
+    Ok(Launch { usual, quick, args, what })
 }
 
 impl CudaExecutable {
@@ -137,19 +156,21 @@ impl CudaExecutable {
             covered = draft.steps() - 1;
             drafts.push(draft);
         }
-        let kernels: Vec<Kernel> = drafts.iter().flat_map(|d| d.kernels().iter().cloned()).collect();
+        let kernels: Vec<Kernel> = drafts.iter().flat_map(Draft::kernels).cloned().collect();
         let mut functions = device.compiler.functions(&kernels).map_err(fail)?.into_iter();
         let mut steps = Vec::with_capacity(drafts.len());
         let mut groups: Vec<Arc<DeviceMemory>> = Vec::new();
         let (mut workspace_bytes, mut launches, mut gemms, mut may_fail, mut on_host, mut words) =
             (0, 0, 0, false, false, 0);
+        let mut has_quick = false;
         for (step, draft) in program.steps.iter().zip(drafts) {
-            let status = draft.kernels().iter().any(Kernel::may_fail).then(|| {
+            let status = draft.kernels().into_iter().any(Kernel::may_fail).then(|| {
                 may_fail = true;
                 words += 1;
                 (words - 1).min(STATUS_WORDS - 1)
             });
-            launches += draft.kernels().len();
+            has_quick |= draft.has_quick();
+            launches += draft.kernels().len() - usize::from(draft.has_quick());
             // A stream does one step after the other: one workspace serves all.
             let scratch = draft.kernels().iter().map(|k| k.scratch).max().unwrap_or(0);
             workspace_bytes = workspace_bytes.max(scratch);
@@ -166,7 +187,7 @@ impl CudaExecutable {
                     };
                     let list = list
                         .into_iter()
-                        .map(|k| launch(k, functions.next(), &inputs, &outputs, status))
+                        .map(|k| launch((k, None), &mut functions, &inputs, &outputs, status))
                         .collect::<Result<Vec<_>>>()
                         .map_err(fail)?;
                     let what = match list.len() {
@@ -182,7 +203,7 @@ impl CudaExecutable {
                     let inputs = uploads.places(&step.inputs).map_err(fail)?;
                     let outputs = uploads.places(&step.outputs).map_err(fail)?;
                     let tail = tail
-                        .map(|k| launch(k, functions.next(), &inputs, &outputs, status))
+                        .map(|k| launch((k, None), &mut functions, &inputs, &outputs, status))
                         .transpose()
                         .map_err(fail)?;
                     let what = format!(
@@ -193,11 +214,11 @@ impl CudaExecutable {
                     let residual = inputs[inputs.len() - 1];
                     (Work::Gemm { gemm, at: [inputs[0], inputs[1], outputs[0]], residual, tail }, what)
                 }
-                Draft::Fused(Fused { kernel, inputs, output, .. }) => {
+                Draft::Fused(Fused { kernel, quick, inputs, output, .. }) => {
                     let inputs = uploads.places(&inputs).map_err(fail)?;
                     let output = uploads.place(&output).map_err(fail)?;
                     let launch =
-                        launch(kernel, functions.next(), &inputs, &[output], status).map_err(fail)?;
+                        launch((kernel, quick), &mut functions, &inputs, &[output], status).map_err(fail)?;
                     let what = launch.what.clone();
                     (Work::Kernels(vec![launch]), what)
                 }
@@ -205,9 +226,9 @@ impl CudaExecutable {
                     let output = found.output();
                     groups.extend(found.memory);
                     match found.way {
-                        Way::Kernel(kernel, inputs) => {
-                            let launch =
-                                launch(kernel, functions.next(), &inputs, &[output], status).map_err(fail)?;
+                        Way::Kernel(kernel, quick, inputs) => {
+                            let launch = launch((kernel, quick), &mut functions, &inputs, &[output], status)
+                                .map_err(fail)?;
                             let what = launch.what.clone();
                             (Work::Kernels(vec![launch]), what)
                         }
@@ -253,6 +274,7 @@ impl CudaExecutable {
             workspace_bytes,
             steps: steps.into(),
             worth_a_graph: !on_host && (launches > 1 || gemms > 0),
+            has_quick,
             status_words: usize::min(words, STATUS_WORDS),
             may_fail,
             on_host,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use streampool_core::Result;
 use streampool_core::op::{Constant, DType, Op, Operand, Place, Program, Step};
-use streampool_kernels::{Kernel, Product, product, vectors};
+use streampool_kernels::{Aim, Kernel, Product, product, vectors};
 
 use super::place::{ABSOLUTE, ARENA, INPUT_ALIGNMENT, Located, alignment, located};
 use crate::driver::Shared;
@@ -13,8 +13,8 @@ use crate::memory::DeviceMemory;
 
 /// How siblings are computed.
 pub(super) enum Way {
-    /// By our kernel, with the places of its inputs.
-    Kernel(Kernel, Vec<Located>),
+    /// By our kernel, and the one for when few streams are at work, with the places of their inputs.
+    Kernel(Kernel, Option<Kernel>, Vec<Located>),
     Library(Gemm),
 }
 
@@ -108,11 +108,14 @@ impl Siblings {
                 siblings: Some((count, step / size)),
                 then: None,
                 norm: None,
+                aim: Aim::Throughput,
             };
-            if let Some(kernel) = product(&asked, |o| alignment(o) >= INPUT_ALIGNMENT as u32) {
+            let aligned = |o: &Operand| alignment(o) >= INPUT_ALIGNMENT as u32;
+            if let Some(kernel) = product(&asked, aligned) {
+                let quick = product(&Product { aim: Aim::Latency, ..asked }, aligned);
                 let mut inputs = vec![located(program, a)];
                 inputs.extend(memory.iter().map(|m| Located { base: ABSOLUTE, offset: m.address() }));
-                return Ok(Some(Self { count, way: Way::Kernel(kernel, inputs), memory, first }));
+                return Ok(Some(Self { count, way: Way::Kernel(kernel, quick, inputs), memory, first }));
             }
             let rows = a.layout.shape.len() / k;
             let gemm =

@@ -87,7 +87,17 @@ impl Chain {
 
 /// A product as kernels are asked for it.
 fn asked<'a>(op: &'a MatMul, inputs: &'a [Operand], output: &'a Operand) -> Product<'a> {
-    Product { op, inputs, output, constant: true, clusters: true, siblings: None, then: None, norm: None, aim: Aim::Throughput }
+    Product {
+        op,
+        inputs,
+        output,
+        constant: true,
+        clusters: true,
+        siblings: None,
+        then: None,
+        norm: None,
+        aim: Aim::Throughput,
+    }
 }
 
 #[derive(Clone, Copy)]
