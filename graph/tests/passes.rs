@@ -293,6 +293,56 @@ fn views_cost_no_step_where_the_reader_takes_strides() {
     }
 }
 
+/// A mask as exporters write it: picked by indices that count up, expanded to a row for each query, and only then computed with.
+#[test]
+fn a_mask_is_computed_once_for_each_key() {
+    let mut rng = Rng::new(12);
+    let positions: Vec<i64> = (0..10).collect();
+    let g = Graph::new()
+        .input("mask", DType::I64, &["2", "5"])
+        .input("x", DType::F32, &["2", "3", "5", "5"])
+        .constant("flat", &ints(&[1], &[-1]))
+        .constant("positions", &ints(&[2, 1, 1, 5], &positions))
+        .constant("queries", &ints(&[4], &[2, 1, 5, 5]))
+        .constant("seen", &floats(&[], &[0.5]))
+        .constant("hidden", &floats(&[], &[-7.0]))
+        .node(node("Cast", &["mask"], &["bits"]).int("to", 9))
+        .node(node("Reshape", &["bits", "flat"], &["row"]))
+        .node(node("Gather", &["row", "positions"], &["keys"]))
+        .node(node("Expand", &["keys", "queries"], &["rows"]))
+        .node(node("Where", &["rows", "seen", "hidden"], &["values"]))
+        .node(node("Add", &["x", "values"], &["y"]))
+        .output("y");
+    let mask = ints(&[2, 5], &[1, 0, 1, 1, 0, 1, 1, 1, 0, 0]);
+    let plan = fused_equals_plain(g.model(17), &[mask, rng.floats(&[2, 3, 5, 5])]);
+    assert_eq!(ops(&plan), ["Map", "Map"]);
+    assert_eq!(plan.program.steps[0].outputs[0].layout.shape.len(), 10);
+}
+
+#[test]
+fn known_indices_that_are_equally_far_apart_make_a_view() {
+    let mut rng = Rng::new(13);
+    for (indices, steps) in
+        [(&[1i64, 3, 5][..], 1), (&[-1, -2, -3], 1), (&[2], 1), (&[1, 2, 4], 2), (&[3, 3], 2)]
+    {
+        let g = Graph::new()
+            .input("x", DType::F32, &["6", "4"])
+            .constant("i", &ints(&[indices.len()], indices))
+            .node(node("Gather", &["x", "i"], &["p"]).int("axis", 0))
+            .node(node("Neg", &["p"], &["y"]))
+            .output("y");
+        let x = rng.floats(&[6, 4]);
+        let plan = fused_equals_plain(g.model(17), std::slice::from_ref(&x));
+        assert_eq!(ops(&plan).len(), steps, "{indices:?}");
+        let found = run(&plan, std::slice::from_ref(&x)).unwrap();
+        let (found, x) = (found[0].as_slice::<f32>().unwrap(), x.as_slice::<f32>().unwrap());
+        for (k, &v) in found.iter().enumerate() {
+            let row = indices[k / 4].rem_euclid(6) as usize;
+            assert_eq!(v, -x[row * 4 + k % 4], "{indices:?}, element {k}");
+        }
+    }
+}
+
 #[test]
 fn equal_work_is_done_once_and_unread_work_not_at_all() {
     let mut rng = Rng::new(14);

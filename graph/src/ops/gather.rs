@@ -1,7 +1,7 @@
 //! Gather, GatherElements, GatherND and ReverseSequence.
 
 use streampool_core::Error;
-use streampool_core::op::{Gather, GatherElements, GatherNd, Op};
+use streampool_core::op::{Gather, GatherElements, GatherNd, Op, TensorType};
 
 use super::{Operator, op};
 use crate::ir::Node;
@@ -17,24 +17,37 @@ pub(super) const OPS: &[Operator] = &[
 fn gather(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {
     let (data, indices) = (lo.input(n, 0)?, lo.input(n, 1)?);
     let axis = axis(n.attrs.int("axis", 0)?, data.rank())?;
-    // One known index is a view.
-    if indices.shape().len() == 1 && lo.is_known(&indices) {
-        let i = lo.one(&indices, "the index")?.to_i64();
-        let len = data.shape()[axis];
-        let at = if i < 0 { i + len as i64 } else { i };
-        let at = usize::try_from(at).ok().filter(|&a| a < len).ok_or_else(|| {
-            Error::invalid_argument(format!("index {i} is out of range for axis {axis} of {}", data.ty()))
-        })?;
-        let row = lo.slice(&data, axis, at, 1, 1);
+    // Known indices that are equally far apart: a view.
+    if lo.is_known(&indices)
+        && let Some((start, step)) = progression(&lo.ints(&indices)?, &data.ty(), axis)?
+    {
+        let part = lo.slice(&data, axis, start, indices.shape().len(), step);
         let mut shape = data.shape().to_vec();
         shape.splice(axis..=axis, indices.shape().iter().copied());
-        let row = lo.squeeze(&row, &[axis])?;
-        let extra: Vec<usize> = (axis..axis + indices.rank()).collect();
-        let y = lo.unsqueeze(&row, &extra)?;
+        let y = lo.reshape(&part, shape)?;
         return lo.set(n, 0, y);
     }
     let y = lo.emit1(Op::Gather(Gather { axis }), &[data, indices])?;
     lo.set(n, 0, y)
+}
+
+/// The first of `indices` into an axis of `data` and the step from each to the next, if there is one.
+///
+/// # Errors
+/// An index that is out of range.
+fn progression(indices: &[i64], data: &TensorType, axis: usize) -> Result<Option<(usize, isize)>, Error> {
+    let len = data.shape[axis];
+    let wrapped = |i: i64| {
+        let at = if i < 0 { i + len as i64 } else { i };
+        usize::try_from(at).ok().filter(|&a| a < len).ok_or_else(|| {
+            Error::invalid_argument(format!("index {i} is out of range for axis {axis} of {data}"))
+        })
+    };
+    let at = indices.iter().map(|&i| wrapped(i)).collect::<Result<Vec<_>, _>>()?;
+    let Some(&first) = at.first() else { return Ok(None) };
+    let steps = || at.windows(2).map(|w| w[1] as isize - w[0] as isize);
+    let step = steps().next().unwrap_or(1);
+    Ok((step != 0 && steps().all(|s| s == step)).then_some((first, step)))
 }
 
 fn gather_elements(lo: &mut Lower<'_>, n: &Node) -> LResult<()> {

@@ -1,11 +1,12 @@
 //! Elementwise fusion: a map whose result only one other map reads, element for element, becomes part of it.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
-use streampool_core::op::Op;
+use streampool_core::op::{Op, Shape};
 
 use super::code;
-use crate::lower::{LNode, Lir, Uses};
+use crate::lower::{LNode, Lir, Uses, View};
 
 /// Instructions of one fused map.
 const MAX_CODE: usize = 96;
@@ -41,7 +42,8 @@ fn round(lir: &mut Lir) -> usize {
         }
         while let Some((slot, inner)) = candidate(lir, &node, at, &uses, &maps, &into) {
             let Some(producer) = lir.nodes[inner].as_ref() else { break };
-            let Some((map, inputs)) = code::inline(&node, slot, producer) else { break };
+            let Some(shaped) = shaped(producer, node.outputs[0].shape()) else { break };
+            let Some((map, inputs)) = code::inline(&node, slot, &shaped) else { break };
             node.op = Op::Map(map);
             node.inputs = inputs;
             maps.remove(&producer.outputs[0].buf);
@@ -69,14 +71,29 @@ fn candidate(
         let inner = *maps.get(&v.buf)?;
         let producer = lir.nodes[inner].as_ref()?;
         let Op::Map(map) = &producer.op else { return None };
-        // Element for element: the operand is all of the producer's result, in its order and under its shape.
-        let same = v.layout == producer.outputs[0].layout && v.shape() == shape;
+        // Element for element: the operand is all of the producer's result, in its order.
+        let same = v.layout.offset == 0
+            && v.layout.is_contiguous()
+            && v.shape() == shape
+            && shape.len() == producer.outputs[0].shape().len()
+            && shaped(producer, shape).is_some();
         let once = node.inputs.iter().filter(|w| w.buf == v.buf).count() == 1;
         let small = map.code.len() + outer.code.len() <= MAX_CODE
             && producer.inputs.len() + node.inputs.len() <= MAX_INPUTS + 1;
         let only = sole_reader(uses, v.buf, at, into);
         (same && once && small && only).then_some((slot, inner))
     })
+}
+
+/// The map as one whose result has another shape of as many elements, if views of its operands can have it, too.
+fn shaped<'a>(node: &'a LNode, shape: &Shape) -> Option<Cow<'a, LNode>> {
+    let old = node.outputs[0].shape();
+    if old == shape {
+        return Some(Cow::Borrowed(node));
+    }
+    let operand = |v: &View| Some(v.with(v.layout.broadcast_to(old).ok()?.reshape(shape)?));
+    let inputs = node.inputs.iter().map(operand).collect::<Option<_>>()?;
+    Some(Cow::Owned(LNode { inputs, ..node.clone() }))
 }
 
 /// Whether `at` is the only node that still reads the buffer, the readers that went into it included.
@@ -95,7 +112,7 @@ mod tests {
     use streampool_core::op::{Binary, DType, Instr, Map, TensorType, Unary};
 
     use super::*;
-    use crate::lower::{Source, View};
+    use crate::lower::Source;
 
     fn map(lir: &mut Lir, op: Map, inputs: &[&View]) -> View {
         let out = lir.add_buf(inputs[0].ty(), Source::Nodes);

@@ -8,6 +8,7 @@ mod dead;
 mod epilogue;
 mod fuse;
 mod layer_norm;
+mod narrow;
 mod simplify;
 
 use streampool_core::Result;
@@ -22,6 +23,10 @@ pub(crate) fn run(lower: &mut Lower<'_>) -> Result<Vec<String>> {
     // Before maps are fused: the parts of a normalisation are single instructions then.
     let mut report = layer_norm::run(&mut lower.lir);
     dead(&mut lower.lir);
+    let narrowed = narrow::run(&mut lower.lir);
+    if narrowed > 0 {
+        report.push(format!("{narrowed} elementwise operations without what they repeat"));
+    }
     let maps = fuse::run(&mut lower.lir);
     if maps > 0 {
         report.push(format!("{maps} elementwise operations into others"));
