@@ -2,7 +2,7 @@
 
 mod support;
 
-use streampool_core::op::{Activation, DType, F32, Op};
+use streampool_core::op::{Activation, DType, F32, HostTensor, Op};
 use support::*;
 
 #[test]
@@ -309,7 +309,9 @@ fn a_mask_is_computed_once_for_each_key() {
         .node(node("Cast", &["mask"], &["bits"]).int("to", 9))
         .node(node("Reshape", &["bits", "flat"], &["row"]))
         .node(node("Gather", &["row", "positions"], &["keys"]))
-        .node(node("Expand", &["keys", "queries"], &["rows"]))
+        .constant("all", &HostTensor::from_slice([5, 5], &[true; 25]).unwrap())
+        .node(node("And", &["keys", "all"], &["both"]))
+        .node(node("Expand", &["both", "queries"], &["rows"]))
         .node(node("Where", &["rows", "seen", "hidden"], &["values"]))
         .node(node("Add", &["x", "values"], &["y"]))
         .output("y");

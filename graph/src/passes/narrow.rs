@@ -22,8 +22,9 @@ fn narrow(lir: &mut Lir, uses: &Uses, at: usize) -> Option<()> {
     if node.inputs.is_empty() || uses.is_output[buf] || uses.writer[buf] != Some(at) || !lir.is_whole(&old) {
         return None;
     }
-    let inputs =
-        node.inputs.iter().map(|v| v.layout.broadcast_to(shape)).collect::<Result<Vec<_>, _>>().ok()?;
+    let operand = |v: &View| if is_uniform(lir, v) { repeat(&v.layout) } else { v.layout.clone() };
+    let inputs: Vec<Layout> =
+        node.inputs.iter().map(|v| operand(v).broadcast_to(shape)).collect::<Result<_, _>>().ok()?;
     let alike = |axis: usize| shape[axis] > 1 && inputs.iter().all(|l| l.strides[axis] == 0);
     let axes: Vec<usize> = (0..shape.rank()).filter(|&a| alike(a)).collect();
     if axes.is_empty() {
@@ -49,6 +50,19 @@ fn narrow(lir: &mut Lir, uses: &Uses, at: usize) -> Option<()> {
     let node = lir.nodes[at].as_mut()?;
     (node.inputs, node.outputs) = (inputs, vec![output]);
     Some(())
+}
+
+/// Whether all elements of a constant are equal, as of the masks that exporters make of nothing.
+fn is_uniform(lir: &Lir, v: &View) -> bool {
+    lir.constant(v).is_some_and(|constant| {
+        let mut elements = constant.data().chunks_exact(v.dtype.size());
+        elements.next().is_some_and(|first| elements.all(|e| e == first))
+    })
+}
+
+/// The first element of a view, under its shape.
+fn repeat(layout: &Layout) -> Layout {
+    Layout { strides: layout.strides.iter().map(|_| 0).collect(), ..layout.clone() }
 }
 
 /// The view `of` a row-major tensor of shape `old`, of one of shape `small` whose axes of length 1 are repeated. `None` for views that are no selection
