@@ -10,7 +10,7 @@ use crate::reduce::around;
 use crate::{Binding, Kernel};
 
 /// Statements that make `at` (i64) from the index `q`: wrapped once, or `otherwise` if it is out of range.
-fn checked(len: usize, otherwise: &str) -> String {
+pub(crate) fn checked(len: usize, otherwise: &str) -> String {
     format!(
         "    i64 at = q < 0 ? q + {len}ll : q;\n    if (at < 0 || at >= {len}ll) {{ fail(status, q); {otherwise} }}\n"
     )

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod attention;
+mod embedded;
 mod emit;
 mod index;
 mod linalg;
@@ -26,6 +27,7 @@ mod window;
 
 use streampool_core::op::{Op, Operand};
 
+pub use embedded::{Value, embedded};
 pub use matmul::{epilogue, vectors};
 pub use product::{Aim, Product, attended, product};
 

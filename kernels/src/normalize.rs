@@ -120,7 +120,27 @@ pub(crate) fn softmax(op: &Softmax, input: &Operand) -> Vec<Kernel> {
     )
 }
 
+/// What a row is made of, if it is not read.
+pub(crate) struct Computed {
+    /// Statements that make `e` of row element `k`, the row's first element being `from`.
+    pub(crate) statements: String,
+    /// What they read beside what the norm does, and the bindings before the norm's.
+    pub(crate) params: Vec<(Binding, String, &'static str)>,
+    pub(crate) bindings: usize,
+    /// What it is, for people.
+    pub(crate) what: String,
+}
+
 pub(crate) fn layer_norm(op: &LayerNorm, inputs: &[Operand]) -> Vec<Kernel> {
+    norm(op, inputs, None).into_iter().collect()
+}
+
+/// The kernel of a layer norm whose first operand is computed, if a row fits the registers of a block.
+pub(crate) fn layer_norm_of(op: &LayerNorm, inputs: &[Operand], row: Computed) -> Option<Kernel> {
+    norm(op, inputs, Some(row))
+}
+
+fn norm(op: &LayerNorm, inputs: &[Operand], computed: Option<Computed>) -> Option<Kernel> {
     let (shape, dtype) = (&inputs[0].layout.shape, inputs[0].dtype);
     let normalised = &shape[op.axis..];
     let row: usize = normalised.iter().product();
@@ -130,15 +150,25 @@ pub(crate) fn layer_norm(op: &LayerNorm, inputs: &[Operand]) -> Vec<Kernel> {
     let threads = team(row.div_ceil(4), 512);
     let mut kernel =
         Kernel::new(format!("layer norm of {row}, a block of {threads} a row"), rows as u64, threads)
-            .with_barriers()
-            .param(Binding::Input(0), "x", storage(dtype));
+            .with_barriers();
+    // Bindings count on from what the row is made of.
+    let mut next = 1;
+    if let Some(computed) = &computed {
+        next = computed.bindings;
+        kernel.what.push_str(&computed.what);
+        for (binding, name, ctype) in &computed.params {
+            kernel = kernel.param(*binding, name, ctype);
+        }
+    } else {
+        kernel = kernel.param(Binding::Input(0), "x", storage(dtype));
+    }
+    let mut operands = inputs[1..].iter();
     let mut text = format!("    const {u} from = ({u})BID * {row}u;\n    {t} total = 0, spread = 0;\n");
     let mut element = load(dtype, "x", "from + k");
-    let mut next = 1;
     let (mut scale, mut bias) = (String::new(), String::new());
     for (flag, name) in [(op.scale, "scale"), (op.bias, "bias")] {
         if flag {
-            let (dims, strides) = collapse(normalised, &[broadcast(&inputs[next].layout, normalised)]);
+            let (dims, strides) = collapse(normalised, &[broadcast(&operands.next()?.layout, normalised)]);
             // Nearly always dense along the row.
             let at = if strides[0] == [1] { "k".to_owned() } else { format!("{name}_at") };
             let mut text = String::new();
@@ -154,17 +184,27 @@ pub(crate) fn layer_norm(op: &LayerNorm, inputs: &[Operand]) -> Vec<Kernel> {
         }
     }
     if op.residual {
+        operands.next()?;
         element = format!("({element} + {})", load(dtype, "more", "from + k"));
         kernel = kernel.param(Binding::Input(next), "more", storage(dtype));
     }
     let walk = Walk { row, threads, types: (u, t), element: &element, beyond: "0" };
     walk.declare(&mut text);
+    if let Some(computed) = &computed {
+        let each = walk.kept()?;
+        let _ = writeln!(
+            text,
+            "    UNROLL for (int j = 0; j < {each}; j++) {{ const {u} k = (u32)(TID + j * {threads}); v[j] = 0; if (k < {row}u) {{ {t} e;\n{}\n    v[j] = e; }} }}",
+            computed.statements
+        );
+    }
+    let read = computed.is_none();
     let epsilon = format!("({t}){}", float(op.epsilon.get()));
     if op.rms {
-        walk.over(&mut text, true, "spread += e * e;");
+        walk.over(&mut text, read, "spread += e * e;");
         let _ = writeln!(text, "    const {t} mean = 0;");
     } else {
-        walk.over(&mut text, true, "total += e;");
+        walk.over(&mut text, read, "total += e;");
         text.push_str(&all_reduce("total", t, threads, add));
         let _ = writeln!(text, "    const {t} mean = total / ({t}){row}.0;");
         walk.over(&mut text, false, "spread += (e - mean) * (e - mean);");
@@ -174,5 +214,5 @@ pub(crate) fn layer_norm(op: &LayerNorm, inputs: &[Operand]) -> Vec<Kernel> {
     let write =
         format!("{t} r = (e - mean) * by;\n{scale}\n{bias}\n    {}", store(dtype, "y", "from + k", "r"));
     walk.over(&mut text, false, &write);
-    vec![kernel.param(Binding::Output(0), "y", storage(dtype)).body(text)]
+    Some(kernel.param(Binding::Output(0), "y", storage(dtype)).body(text))
 }

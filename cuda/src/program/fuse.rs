@@ -1,7 +1,8 @@
-//! Which steps one kernel does together: a small product and what is done to its result next, attention and the product that joins its heads.
+//! Which steps one kernel does together: a small product and what is done to its result next, attention and the product that joins its heads, a layer
+//! norm and the gathers and the expression before it.
 
-use streampool_core::op::{Op, Operand, Place, Program};
-use streampool_kernels::{Aim, Kernel, Product, attended, product, vectors};
+use streampool_core::op::{Op, Operand, Place, Program, Step};
+use streampool_kernels::{Aim, Kernel, Product, Value, attended, embedded, product, vectors};
 
 use super::place::{INPUT_ALIGNMENT, alignment, dead, overlap, same};
 
@@ -15,6 +16,8 @@ pub(super) struct Fused {
     pub(super) output: Operand,
     /// Steps that it does.
     pub(super) steps: usize,
+    /// What to call it if data makes it fail, unless that is its first step.
+    pub(super) name: Option<String>,
 }
 
 /// The kernel for step `i` and, if possible, steps after it. `clusters` tells whether the device's blocks form them.
@@ -38,7 +41,44 @@ pub(super) fn find(program: &Program, i: usize, clusters: bool) -> Option<Fused>
                 .flatten()
         })
     };
-    attention().or_else(single)
+    attention().or_else(single).or_else(|| norm(program, i))
+}
+
+/// The kernel for gathers from step `i` on, an expression of what they give, and the layer norm of that.
+fn norm(program: &Program, i: usize) -> Option<Fused> {
+    let steps = &program.steps[i..];
+    let count = steps.iter().take_while(|s| matches!(s.op, Op::Gather(_))).count();
+    let ([gathers @ .., middle], last) = (steps.get(..=count)?, steps.get(count + 1)?) else { return None };
+    let (Op::Map(map), Op::LayerNorm(op)) = (&middle.op, &last.op) else { return None };
+    let (sum, output) = (&middle.outputs[0], &last.outputs[0]);
+    if !same(&last.inputs[0], sum) {
+        return None;
+    }
+    let made = |o: &Operand| gathers.iter().find(|g| same(&g.outputs[0], o));
+    let values: Vec<Value<'_>> = middle
+        .inputs
+        .iter()
+        .map(|o| match made(o) {
+            Some(Step { op: Op::Gather(op), inputs, .. }) => Value::Gathered(op, [&inputs[0], &inputs[1]]),
+            _ => Value::Stored(o),
+        })
+        .collect();
+    // Nobody misses what is not written, and nothing that is read is what it would have been written over.
+    let passed: Vec<&Operand> = gathers.iter().map(|g| &g.outputs[0]).chain([sum]).collect();
+    let gone = |o: &&Operand| same(o, output) || dead(program, i + count + 2, o);
+    let in_place = |o: &Operand| same(o, output) && o.layout.shape.len() == output.layout.shape.len();
+    let stored = |o: &&Operand| values.iter().any(|v| matches!(v, Value::Stored(s) if s == o));
+    let read: Vec<&Operand> = values.iter().flat_map(Value::operands).chain(&last.inputs[1..]).collect();
+    let sound = gathers.iter().all(|g| middle.inputs.iter().filter(|o| same(o, &g.outputs[0])).count() == 1)
+        && passed.iter().all(gone)
+        && read.iter().all(|o| !overlap(o, output) || stored(o) && in_place(o))
+        && read.iter().all(|o| gathers.iter().all(|g| !overlap(o, &g.outputs[0])))
+        && last.inputs[1..].iter().all(|o| !overlap(o, sum));
+    let kernel = sound.then(|| embedded(op, &last.inputs, map, &values)).flatten()?;
+    let inputs = read.into_iter().cloned().collect();
+    let names: Vec<&str> = gathers.iter().map(|g| g.name.as_str()).collect();
+    let name = (count > 1).then(|| names.join(" or "));
+    Some(Fused { kernel, quick: None, inputs, output: output.clone(), steps: count + 2, name })
 }
 
 fn aligned(o: &Operand) -> bool {
@@ -143,7 +183,14 @@ impl<'a> Part<'a> {
         let kernel = make(&self.product)?;
         let quick = make(&Product { aim: Aim::Latency, ..self.product });
         let inputs = inputs.iter().chain(&self.product.inputs[1..]).chain(self.more).cloned().collect();
-        Some(Fused { kernel, quick, inputs, output: self.output.clone(), steps: before + self.steps })
+        Some(Fused {
+            kernel,
+            quick,
+            inputs,
+            output: self.output.clone(),
+            steps: before + self.steps,
+            name: None,
+        })
     }
 }
 
@@ -154,7 +201,8 @@ fn constant(o: &Operand) -> bool {
 #[cfg(test)]
 mod tests {
     use streampool_core::op::{
-        Attention, DType, F32, LayerNorm, Layout, Map, MatMul, Op, Operand, Place, Program, Step, Unary,
+        Attention, Binary, DType, F32, Gather, LayerNorm, Layout, Map, MatMul, Op, Operand, Place, Program,
+        Step, Unary,
     };
 
     use super::find;
@@ -242,6 +290,43 @@ mod tests {
         assert_eq!(steps(&read_again), 0);
         // Other blocks still read the keys where this one would write.
         assert_eq!(steps(&program(dense(Place::Arena(16384 + 64), &[40, 128]))), 0);
+    }
+
+    #[test]
+    fn gathers_an_expression_and_their_norm_are_done_together_unless_one_is_looked_at() {
+        let indices = Operand { dtype: DType::I64, ..dense(Place::Input(0), &[1, 24]) };
+        let gather = |to: usize| {
+            let inputs = vec![dense(Place::Constant(0), &[50, 128]), indices.clone()];
+            step(Op::Gather(Gather { axis: 0 }), inputs, dense(Place::Arena(to), &[1, 24, 128]))
+        };
+        let at = |at: usize| dense(Place::Arena(at), &[1, 24, 128]);
+        let norm = LayerNorm {
+            axis: 2,
+            epsilon: F32::new(1e-5),
+            rms: false,
+            scale: true,
+            bias: false,
+            residual: false,
+        };
+        let program = |sum: usize, to: usize| Program {
+            steps: vec![
+                gather(0),
+                gather(8192),
+                step(Op::Map(Map::binary(Binary::Add)), vec![at(0), at(8192)], at(sum)),
+                step(Op::LayerNorm(norm.clone()), vec![at(sum), dense(Place::Constant(1), &[128])], at(to)),
+            ],
+            arena_bytes: 1 << 20,
+            ..Program::default()
+        };
+        assert_eq!(steps(&program(0, 0)), 4, "in place");
+        assert_eq!(steps(&program(16384, 32768)), 4, "each elsewhere");
+        assert_eq!(find(&program(0, 0), 2, true).map(|f| f.steps), Some(2), "the expression and the norm");
+        let mut read_again = program(16384, 32768);
+        read_again.steps.push(step(gelu(), vec![at(8192)], dense(Place::Output(0), &[1, 24, 128])));
+        assert_eq!(steps(&read_again), 0);
+        let mut squared = program(0, 0);
+        squared.steps[2].inputs[1] = at(0);
+        assert_eq!(steps(&squared), 0, "one gather is read twice, the other not at all");
     }
 
     #[test]

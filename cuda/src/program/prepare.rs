@@ -174,6 +174,7 @@ impl CudaExecutable {
             // A stream does one step after the other: one workspace serves all.
             let scratch = draft.kernels().iter().map(|k| k.scratch).max().unwrap_or(0);
             workspace_bytes = workspace_bytes.max(scratch);
+            let name = if let Draft::Fused(fused) = &draft { fused.name.clone() } else { None };
             let (work, what) = match draft {
                 Draft::Kernels(list) => {
                     // A list may be empty, and its step's operands then need no place.
@@ -262,7 +263,7 @@ impl CudaExecutable {
                 }
             };
             let status = status.map(|word| (word, step.op.clone()));
-            steps.push(Prepared { name: step.name.clone(), status, work, what });
+            steps.push(Prepared { name: name.unwrap_or_else(|| step.name.clone()), status, work, what });
         }
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Ok(Self {

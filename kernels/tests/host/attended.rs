@@ -1,89 +1,10 @@
 //! Attention and the product behind it in one kernel: against the CPU device's steps one by one.
 
-use streampool_core::op::{
-    Attention, DType, F32, HostTensor, LayerNorm, Layout, MatMul, Op, Operand, Place, Port, Program, Scalar,
-    Step, TensorType,
-};
-use streampool_kernels::{Aim, Kernel, Product, attended};
+use streampool_core::op::{Attention, DType, F32, Layout, MatMul, Op, Operand, Place, Scalar};
+use streampool_kernels::{Aim, Product, attended};
 
-use crate::products::{Case, Numbers, agree};
-
-/// A program under construction.
-struct Chain {
-    dtype: DType,
-    numbers: Numbers,
-    data: Vec<HostTensor>,
-    steps: Vec<Step>,
-    arena: usize,
-}
-
-impl Chain {
-    fn new(dtype: DType) -> Self {
-        let seed = std::time::UNIX_EPOCH.elapsed().expect("a clock").as_nanos() as u64;
-        Self { dtype, numbers: Numbers(seed), data: Vec::new(), steps: Vec::new(), arena: 0 }
-    }
-
-    /// A fresh random input.
-    fn input(&mut self, shape: &[usize]) -> Operand {
-        self.data.push(self.numbers.tensor(self.dtype, shape));
-        self.at(Place::Input(self.data.len() as u32 - 1), shape)
-    }
-
-    fn at(&self, place: Place, shape: &[usize]) -> Operand {
-        Operand { place, dtype: self.dtype, layout: Layout::contiguous(shape) }
-    }
-
-    /// Room for what lies between two steps.
-    fn between(&mut self, shape: &[usize]) -> Operand {
-        let at = self.arena;
-        self.arena += (shape.iter().product::<usize>() * 2).next_multiple_of(64);
-        self.at(Place::Arena(at), shape)
-    }
-
-    /// A weight of `k` rows and `n` columns, stored by rows or by columns.
-    fn weight(&mut self, k: usize, n: usize, across: bool) -> Operand {
-        if across {
-            let mut o = self.input(&[n, k]);
-            o.layout = o.layout.permute(&[1, 0]);
-            o
-        } else {
-            self.input(&[k, n])
-        }
-    }
-
-    fn step(&mut self, op: Op, inputs: &[Operand], output: &Operand) {
-        let (inputs, outputs) = (inputs.to_vec(), vec![output.clone()]);
-        self.steps.push(Step { name: "step".into(), op, inputs, outputs });
-    }
-
-    /// A layer norm from `from` to `to`: the operation and its operands.
-    fn norm(&mut self, from: &Operand, to: &Operand, rms: bool) -> (LayerNorm, Vec<Operand>) {
-        let n = from.layout.shape[1];
-        let norm =
-            LayerNorm { axis: 1, epsilon: F32::new(1e-5), rms, scale: true, bias: !rms, residual: false };
-        let mut inputs = vec![from.clone(), self.input(&[n])];
-        if norm.bias {
-            inputs.push(self.input(&[n]));
-        }
-        self.step(Op::LayerNorm(norm.clone()), &inputs, to);
-        (norm, inputs)
-    }
-
-    fn case(self, (kernel, quick): (Kernel, Option<Kernel>), bound: Vec<Operand>, output: &Operand) -> Case {
-        let port = |t: &TensorType| Port { dtype: t.dtype, bytes: t.bytes() };
-        let output = output.ty();
-        let name = format!("{} {}", self.dtype, kernel.what);
-        let program = Program {
-            name: name.clone(),
-            inputs: self.data.iter().map(|t| port(t.ty())).collect(),
-            outputs: vec![port(&output)],
-            arena_bytes: self.arena,
-            steps: self.steps,
-            ..Program::default()
-        };
-        Case { name, program, data: self.data, bound, output, kernel, quick }
-    }
-}
+use crate::chain::Chain;
+use crate::products::{Case, agree};
 
 /// A product as kernels are asked for it.
 fn asked<'a>(op: &'a MatMul, inputs: &'a [Operand], output: &'a Operand) -> Product<'a> {

@@ -3,6 +3,8 @@
 //! All cases go into one library, so that the compiler runs once. Without a C++ compiler (`$CXX`, else `c++`) the tests fail and say so.
 
 mod attended;
+mod chain;
+mod embedded;
 mod failures;
 mod nvrtc;
 mod products;

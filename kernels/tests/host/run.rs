@@ -98,6 +98,7 @@ impl Library {
         data: &[HostTensor],
         outputs: &mut [HostTensor],
     ) {
+        let mut status = 0u64;
         self.launch_at(kernel, |binding| match binding {
             Binding::Input(i) => {
                 let Place::Input(n) = inputs[i].place else { return None };
@@ -105,8 +106,10 @@ impl Library {
                 Some(first.wrapping_add(inputs[i].layout.offset * inputs[i].dtype.size()))
             }
             Binding::Output(i) => Some(outputs[i].bytes_mut().as_mut_ptr()),
-            Binding::Status | Binding::Scratch => None,
+            Binding::Status => Some((&raw mut status).cast()),
+            Binding::Scratch => None,
         });
+        assert_eq!(status, 0, "{}: the kernel says that its data is wrong", kernel.what);
     }
 
     /// Runs a kernel; `at` tells where each binding's element 0 is.
