@@ -101,6 +101,7 @@ FN void load_8(u32 *w, const void *p) {
 }
 FN void store_16(void *p, const u32 *w) { *(uint4 *)p = make_uint4(w[0], w[1], w[2], w[3]); }
 FN void store_8(void *p, const u32 *w) { *(uint2 *)p = make_uint2(w[0], w[1]); }
+FN void keep_16(float *p, const float *v) { *(float4 *)p = make_float4(v[0], v[1], v[2], v[3]); }
 FN void local_16(float *v, const float *p) {
     const float4 x = *(const float4 *)p;
     v[0] = x.x, v[1] = x.y, v[2] = x.z, v[3] = x.w;

@@ -116,8 +116,19 @@ impl Cut {
         self.stages().min(STAGES).min(SHARED / self.stage_bytes())
     }
 
+    /// Bytes of partial sums.
+    fn sum_bytes(&self) -> usize {
+        self.groups * self.rows * self.pitch() * 4
+    }
+
+    /// Rows that a block adds up and finishes, of those of its cluster.
+    fn share(&self) -> usize {
+        self.rows / self.cluster
+    }
+
     fn shared_bytes(&self) -> usize {
-        usize::max(self.slots() * self.stage_bytes(), self.groups * self.rows * self.pitch() * 4)
+        // Behind partial sums there is room for those of the block's share added up.
+        usize::max(self.slots() * self.stage_bytes(), self.sum_bytes() + self.share() * self.pitch() * 4)
     }
 
     fn new((m, n, k): (usize, usize, usize), norm: bool, clusters: bool) -> Option<Self> {

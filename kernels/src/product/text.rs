@@ -222,15 +222,10 @@ impl Text<'_> {
         Steps { half: self.half, left: &left, right: &right, count: steps, from: "0", mi, ni, by_rows }.text()
     }
 
-    /// Rows that a block adds up and finishes, of those of its cluster.
-    fn share(&self) -> usize {
-        self.cut.rows / self.cut.cluster
-    }
-
     /// Groups of 8 columns of a row, and how many of them a thread finishes.
     fn groups(&self) -> (usize, usize) {
         let groups = self.cut.columns / 8;
-        (groups, (self.share() * groups).div_ceil(self.cut.threads()))
+        (groups, (self.cut.share() * groups).div_ceil(self.cut.threads()))
     }
 
     /// In a layer norm a warp takes a row, a lane 4 columns of every 128.
@@ -272,14 +267,14 @@ impl Text<'_> {
         }
         let (m, n) = (self.m, self.n);
         if self.p.norm.is_some() {
-            let (quads, share, warps) = (self.quads(), self.share(), self.cut.warps.0 * self.cut.warps.1);
+            let (quads, share, warps) = (self.quads(), self.cut.share(), self.cut.warps.0 * self.cut.warps.1);
             let each = share.div_ceil(warps);
             return format!(
                 "    u32 vr[{each}][{quads}][2]; UNROLL for (int e = 0; e < {each}; e++) UNROLL for (int q = 0; q < {quads}; q++) {{ const i32 r = row0 + rank * {share} + e * {warps} + warp, c = q * 128 + lane * 4; vr[e][q][0] = vr[e][q][1] = 0; if (e * {warps} + warp < {share} && r < {m} && c < {n}) load_8(vr[e][q], more + ((i64)r * {n} + c)); }}\n"
             );
         }
         let (groups, each) = self.groups();
-        let share = self.share();
+        let share = self.cut.share();
         format!(
             "    u32 vr[{each}][4]; UNROLL for (int q = 0; q < {each}; q++) {{ const i32 x = TID + q * {}, lr = x / {groups}, r = row0 + rank * {share} + lr, c = column0 + x % {groups} * 8; vr[q][0] = vr[q][1] = vr[q][2] = vr[q][3] = 0; if (lr < {share} && r < {m} && c < {n}) load_16(vr[q], more + ((i64)r * {n} + c)); }}\n",
             self.cut.threads()
@@ -351,7 +346,7 @@ impl Text<'_> {
     /// Each thread finishes groups of 8 columns.
     fn finish(&self, body: &mut String) {
         let (groups, each) = self.groups();
-        let (share, pitch, half) = (self.share(), self.cut.pitch(), self.half);
+        let (share, pitch, half) = (self.cut.share(), self.cut.pitch(), self.half);
         let (m, n) = (self.m, self.n);
         let (load, add) = self.gather(8, "part");
         let _ = writeln!(
@@ -377,10 +372,9 @@ impl Text<'_> {
     /// A warp finishes and normalises a row.
     fn finish_rows(&self, body: &mut String) {
         let (norm, _) = self.p.norm.expect("asked for rows");
-        let (share, pitch, half, quads) = (self.share(), self.cut.pitch(), self.half, self.quads());
+        let (share, pitch, half, quads) = (self.cut.share(), self.cut.pitch(), self.half, self.quads());
         let (m, n, warps) = (self.m, self.n, self.cut.warps.0 * self.cut.warps.1);
         let each = share.div_ceil(warps);
-        let (load, add) = self.gather(4, "part[q]");
         let sum = |name: &str| {
             format!(
                 "    UNROLL for (int o = 16; o > 0; o >>= 1) {{ const float t = shuffle_xor({name}, o); {name} = (TID & o) ? t + {name} : {name} + t; }}\n"
@@ -389,14 +383,37 @@ impl Text<'_> {
         let part = |name: &str| {
             format!("(z & 1 ? high_of({half}(), {name}[z >> 1]) : low_of({half}(), {name}[z >> 1]))")
         };
+        // Where warps are more than rows, all of them add up first.
+        let together = share < warps;
+        if together {
+            let (load, add) = self.gather(4, "part");
+            let (side, threads) = (n.div_ceil(4), self.cut.threads());
+            let _ = writeln!(
+                body,
+                "    float *const whole = sums + {};\n    UNROLL for (int f = 0; f < {}; f++) {{ const i32 x = TID + f * {threads}; if (x < {}) {{ const i32 lr = x / {side}, c = x % {side} * 4, at = (rank * {share} + lr) * {pitch} + c; float part[{}][4]; {load}\n    {add} keep_16(whole + lr * {pitch} + c, s); }} }}\n    BARRIER();",
+                self.cut.sum_bytes() / 4,
+                (share * side).div_ceil(threads),
+                share * side,
+                self.parts()
+            );
+        }
+        let (load, add) = if together {
+            (
+                format!("local_16(part[q], whole + lr * {pitch} + q * 128 + lane * 4);"),
+                "const float *const s = part[q];".to_owned(),
+            )
+        } else {
+            let (load, add) = self.gather(4, "part[q]");
+            (format!("const i32 at = (rank * {share} + lr) * {pitch} + q * 128 + lane * 4; {load}"), add)
+        };
+        let depth = if together { String::new() } else { format!("[{}]", self.parts()) };
         let _ = writeln!(
             body,
             "    UNROLL for (int e = 0; e < {each}; e++) {{ const i32 lr = e * {warps} + warp, r = row0 + rank * {share} + lr; if (lr < {share} && r < {m}) {{ float v_[{quads}][4]; float total = 0, spread = 0;"
         );
         let _ = writeln!(
             body,
-            "    float part[{quads}][{}][4];\n    UNROLL for (int q = 0; q < {quads}; q++) {{ const i32 at = (rank * {share} + lr) * {pitch} + q * 128 + lane * 4; {load} }}\n    UNROLL for (int q = 0; q < {quads}; q++) {{ const i32 c = q * 128 + lane * 4; {add}    UNROLL for (int z = 0; z < 4; z++) {{ float v = s[z]; {}v_[q][z] = c < {n} ? as_{half}(v) : 0.0f; total += v_[q][z]; }} }}",
-            self.parts(),
+            "    float part[{quads}]{depth}[4];\n    UNROLL for (int q = 0; q < {quads}; q++) {{ {load} }}\n    UNROLL for (int q = 0; q < {quads}; q++) {{ const i32 c = q * 128 + lane * 4; {add}    UNROLL for (int z = 0; z < 4; z++) {{ float v = s[z]; {}v_[q][z] = c < {n} ? as_{half}(v) : 0.0f; total += v_[q][z]; }} }}",
             self.finished(&part("vb[q]"), &part("vr[e][q]"))
         );
         if norm.rms {
