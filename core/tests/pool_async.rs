@@ -230,3 +230,16 @@ fn refusing_and_closed_pools_answer_futures_at_once() {
     }
     drop((held, lease));
 }
+
+#[test]
+fn a_future_that_is_polled_after_the_deadline_says_that_no_stream_was_free() {
+    let pool = pool(1, Policy::Wait { deadline: Duration::ZERO });
+    let lease = pool.lease().unwrap();
+    let Poll::Ready(entered) = poll_once(&mut pool.enter_async(), Waker::noop()) else { panic!("waits on") };
+    assert!(entered.unwrap_err().is_pool_exhausted());
+    let Poll::Ready(leased) = poll_once(&mut pool.lease_async(), Waker::noop()) else { panic!("waits on") };
+    assert!(leased.unwrap_err().is_pool_exhausted());
+    let stats = pool.stats().unwrap();
+    assert_eq!((stats.waiting, stats.leased), (0, 1), "both left the queue");
+    drop(lease);
+}
