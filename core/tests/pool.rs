@@ -199,6 +199,17 @@ fn the_opener_gets_stream_0_back_when_it_is_free_again() {
 }
 
 #[test]
+fn stream_0_is_the_last_that_others_get_also_after_it_was_leased() {
+    let Fixture { pool, .. } = pool(3, WAIT);
+    let leases: Vec<_> = (0..3).map(|_| pool.lease().unwrap()).collect();
+    assert_eq!(leases[2].stream(), StreamId(0), "the last resort");
+    leases.into_iter().rev().for_each(drop);
+    let again: Vec<_> = (0..3).map(|_| pool.lease().unwrap()).collect();
+    let streams: Vec<_> = again.iter().map(|lease| lease.stream().0).collect();
+    assert_eq!(streams, [2, 1, 0], "the longest free first, but stream 0");
+}
+
+#[test]
 fn waiters_are_served_in_the_order_of_arrival() {
     let Fixture { pool, .. } = pool(1, WAIT);
     let (order, served) = mpsc::channel();
@@ -263,9 +274,10 @@ fn exhaustion_names_the_size_the_users_and_the_ways_out() {
         for error in [entered, leased] {
             assert!(error.is_pool_exhausted());
             let text = error.to_string();
-            for part in
-                ["2 streams", "1 are running", "1 are leased", "size", "Policy::Wait", "Policy::Share"]
-            {
+            let why =
+                if policy == Policy::Refuse { "the policy is to refuse" } else { "the wait for one ended" };
+            let figures = "2 streams 1 are running and 1 are leased, and 0 callers wait";
+            for part in [why, figures, "size", "Policy::Wait", "Policy::Share"] {
                 assert!(text.contains(part), "'{part}' is not in: {text}");
             }
         }

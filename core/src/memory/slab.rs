@@ -133,6 +133,13 @@ mod tests {
     }
 
     #[test]
+    fn a_slab_hands_out_each_block_once_and_then_none() {
+        let mut slab = slab();
+        assert_eq!([slab.take(), slab.take(), slab.take()], [Some((0, 0)), Some((1, 64)), None]);
+        assert_eq!((slab.cached(), slab.live()), (0, 2));
+    }
+
+    #[test]
     fn a_check_sees_a_block_in_two_states() {
         slab().check();
         let faults: [fn(&mut Slab); 4] =
