@@ -409,6 +409,23 @@ fn share_goes_round_over_all_streams() {
 }
 
 #[test]
+fn generations_count_the_owners_of_each_stream_and_guests_see_the_owners() {
+    let Fixture { pool, .. } = pool(2, Policy::Share);
+    (0..2).for_each(|_| drop(pool.lease().unwrap()));
+    let (third, openers) = (pool.lease().unwrap(), pool.lease().unwrap());
+    assert_eq!((third.stream(), openers.stream()), (StreamId(1), StreamId(0)));
+    assert_eq!((third.generation(), openers.generation()), (3, 2));
+    assert_eq!(pool.stats().unwrap().generations, [2, 3]);
+    let seen: Vec<_> = (0..2)
+        .map(|_| {
+            let guest = pool.enter().unwrap();
+            (guest.stream().0, guest.generation())
+        })
+        .collect();
+    assert_eq!(seen, [(0, 2), (1, 3)]);
+}
+
+#[test]
 fn a_factory_that_fails_fails_that_entry_only() {
     let attempts = AtomicUsize::new(0);
     let pool = SlotPool::new(PoolOptions::default().with_size(1), move |stream| {

@@ -164,6 +164,7 @@ fn cancelling_leaves_the_queue() {
 fn a_guest_that_goes_away_passes_its_turn_on() {
     let pool = pool(1, Policy::Share);
     let mut lease = pool.lease().unwrap();
+    let generation = lease.generation();
     thread::scope(|scope| {
         let running = lease.enter().unwrap();
         // Another thread's futures: this thread's would wait for its own section.
@@ -178,7 +179,8 @@ fn a_guest_that_goes_away_passes_its_turn_on() {
         assert!(poll_once(&mut second, Waker::noop()).is_pending(), "the turn is the first's");
         drop(first);
         let Poll::Ready(guest) = poll_once(&mut second, Waker::noop()) else { panic!("next") };
-        assert!(guest.unwrap().is_guest());
+        let guest = guest.unwrap();
+        assert_eq!((guest.is_guest(), guest.generation()), (true, generation));
     });
     *lease.enter().unwrap() += 1;
 }

@@ -136,6 +136,28 @@ fn a_guest_that_would_wait_for_itself_is_told_which_section_is_in_the_way() {
 }
 
 #[test]
+fn after_a_scope_a_thread_has_the_binding_that_it_had_and_lets_go_of_it_at_its_end() {
+    let pool = pool(3, WAIT);
+    let mut lease = pool.lease().unwrap();
+    for bound in [false, true] {
+        let pool = &pool;
+        let thread = move || {
+            if bound {
+                drop(pool.enter().unwrap());
+            }
+            let before = pool.current();
+            lease.scope(|| assert_eq!(pool.enter().unwrap().stream(), lease.stream()));
+            assert_eq!((pool.current(), before.is_some()), (before, bound));
+            assert_ne!(pool.enter().unwrap().stream(), lease.stream(), "the lease is exclusive again");
+            lease
+        };
+        lease = thread::scope(|scope| scope.spawn(thread).join().unwrap());
+        let stats = pool.stats().unwrap();
+        assert_eq!((stats.leased, stats.bound_idle, stats.free), (1, 1, 1), "bound is the opener's alone");
+    }
+}
+
+#[test]
 fn a_scope_that_was_leaked_does_not_end_its_lease_with_the_thread() {
     let pool = pool(2, WAIT);
     let lease = pool.lease().unwrap();
