@@ -556,7 +556,10 @@ fn a_lease_says_which_stream_and_which_ownership_of_it_it_is() {
 fn a_thread_that_has_its_stream_enters_without_waiting_and_others_are_told() {
     let Fixture { pool, .. } = pool(2, Policy::Share);
     assert!(pool.try_enter().unwrap().is_none(), "no stream is this thread's yet");
-    let stream = pool.enter().unwrap().stream;
+    let run = pool.enter().unwrap();
+    let stream = run.stream;
+    assert!(!run.is_guest(), "the stream is its own");
+    drop(run);
     assert_eq!(pool.try_enter().unwrap().map(|running| running.stream), Some(stream));
     assert!(thread::scope(|s| s.spawn(|| pool.try_enter().unwrap().is_none()).join().unwrap()));
     assert_eq!(pool.policy(), Policy::Share);
