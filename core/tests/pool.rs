@@ -199,6 +199,17 @@ fn the_opener_gets_stream_0_back_when_it_is_free_again() {
 }
 
 #[test]
+fn stream_0_is_the_last_that_others_get_also_after_it_was_leased() {
+    let Fixture { pool, .. } = pool(3, WAIT);
+    let leases: Vec<_> = (0..3).map(|_| pool.lease().unwrap()).collect();
+    assert_eq!(leases[2].stream(), StreamId(0), "the last resort");
+    leases.into_iter().rev().for_each(drop);
+    let again: Vec<_> = (0..3).map(|_| pool.lease().unwrap()).collect();
+    let streams: Vec<_> = again.iter().map(|lease| lease.stream().0).collect();
+    assert_eq!(streams, [2, 1, 0], "the longest free first, but stream 0");
+}
+
+#[test]
 fn waiters_are_served_in_the_order_of_arrival() {
     let Fixture { pool, .. } = pool(1, WAIT);
     let (order, served) = mpsc::channel();
@@ -263,9 +274,10 @@ fn exhaustion_names_the_size_the_users_and_the_ways_out() {
         for error in [entered, leased] {
             assert!(error.is_pool_exhausted());
             let text = error.to_string();
-            for part in
-                ["2 streams", "1 are running", "1 are leased", "size", "Policy::Wait", "Policy::Share"]
-            {
+            let why =
+                if policy == Policy::Refuse { "the policy is to refuse" } else { "the wait for one ended" };
+            let figures = "2 streams 1 are running and 1 are leased, and 0 callers wait";
+            for part in [why, figures, "size", "Policy::Wait", "Policy::Share"] {
                 assert!(text.contains(part), "'{part}' is not in: {text}");
             }
         }
@@ -394,6 +406,23 @@ fn share_goes_round_over_all_streams() {
     assert!(pool.lease_deadline(Duration::ZERO).is_err(), "leases stay exclusive");
     drop(leases);
     assert_at_rest(&pool, 0);
+}
+
+#[test]
+fn generations_count_the_owners_of_each_stream_and_guests_see_the_owners() {
+    let Fixture { pool, .. } = pool(2, Policy::Share);
+    (0..2).for_each(|_| drop(pool.lease().unwrap()));
+    let (third, openers) = (pool.lease().unwrap(), pool.lease().unwrap());
+    assert_eq!((third.stream(), openers.stream()), (StreamId(1), StreamId(0)));
+    assert_eq!((third.generation(), openers.generation()), (3, 2));
+    assert_eq!(pool.stats().unwrap().generations, [2, 3]);
+    let seen: Vec<_> = (0..2)
+        .map(|_| {
+            let guest = pool.enter().unwrap();
+            (guest.stream().0, guest.generation())
+        })
+        .collect();
+    assert_eq!(seen, [(0, 2), (1, 3)]);
 }
 
 #[test]
@@ -527,7 +556,10 @@ fn a_lease_says_which_stream_and_which_ownership_of_it_it_is() {
 fn a_thread_that_has_its_stream_enters_without_waiting_and_others_are_told() {
     let Fixture { pool, .. } = pool(2, Policy::Share);
     assert!(pool.try_enter().unwrap().is_none(), "no stream is this thread's yet");
-    let stream = pool.enter().unwrap().stream;
+    let run = pool.enter().unwrap();
+    let stream = run.stream;
+    assert!(!run.is_guest(), "the stream is its own");
+    drop(run);
     assert_eq!(pool.try_enter().unwrap().map(|running| running.stream), Some(stream));
     assert!(thread::scope(|s| s.spawn(|| pool.try_enter().unwrap().is_none()).join().unwrap()));
     assert_eq!(pool.policy(), Policy::Share);

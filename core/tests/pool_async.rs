@@ -164,6 +164,7 @@ fn cancelling_leaves_the_queue() {
 fn a_guest_that_goes_away_passes_its_turn_on() {
     let pool = pool(1, Policy::Share);
     let mut lease = pool.lease().unwrap();
+    let generation = lease.generation();
     thread::scope(|scope| {
         let running = lease.enter().unwrap();
         // Another thread's futures: this thread's would wait for its own section.
@@ -178,7 +179,8 @@ fn a_guest_that_goes_away_passes_its_turn_on() {
         assert!(poll_once(&mut second, Waker::noop()).is_pending(), "the turn is the first's");
         drop(first);
         let Poll::Ready(guest) = poll_once(&mut second, Waker::noop()) else { panic!("next") };
-        assert!(guest.unwrap().is_guest());
+        let guest = guest.unwrap();
+        assert_eq!((guest.is_guest(), guest.generation()), (true, generation));
     });
     *lease.enter().unwrap() += 1;
 }
@@ -229,4 +231,17 @@ fn refusing_and_closed_pools_answer_futures_at_once() {
         assert!(error.is_shut_down(), "{error}");
     }
     drop((held, lease));
+}
+
+#[test]
+fn a_future_that_is_polled_after_the_deadline_says_that_no_stream_was_free() {
+    let pool = pool(1, Policy::Wait { deadline: Duration::ZERO });
+    let lease = pool.lease().unwrap();
+    let Poll::Ready(entered) = poll_once(&mut pool.enter_async(), Waker::noop()) else { panic!("waits on") };
+    assert!(entered.unwrap_err().is_pool_exhausted());
+    let Poll::Ready(leased) = poll_once(&mut pool.lease_async(), Waker::noop()) else { panic!("waits on") };
+    assert!(leased.unwrap_err().is_pool_exhausted());
+    let stats = pool.stats().unwrap();
+    assert_eq!((stats.waiting, stats.leased), (0, 1), "both left the queue");
+    drop(lease);
 }

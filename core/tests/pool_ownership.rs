@@ -4,7 +4,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
@@ -95,6 +95,100 @@ fn another_idle_threads_slot_is_taken_before_the_openers() {
         end.0.send(()).unwrap();
         ends.0.send(()).unwrap();
     });
+}
+
+#[test]
+fn idle_threads_slots_are_taken_in_turn() {
+    let pool = pool(4, WAIT);
+    let (entered, streams) = mpsc::channel();
+    thread::scope(|scope| {
+        let (pool, entered) = (&pool, &entered);
+        // Each thread lives on after its section, and lets go of nothing. The first three find free slots.
+        let threads: Vec<_> = (0..10)
+            .map(|_| {
+                let (end, wait) = mpsc::channel::<()>();
+                scope.spawn(move || {
+                    let stream = pool.enter().unwrap().stream().0;
+                    entered.send(stream).unwrap();
+                    wait.recv_timeout(PATIENCE).unwrap();
+                });
+                (end, streams.recv_timeout(PATIENCE).unwrap())
+            })
+            .collect();
+        let order: Vec<_> = threads.iter().map(|(_, stream)| *stream).collect();
+        assert_eq!(
+            order,
+            [1, 2, 3, 1, 2, 3, 1, 2, 3, 1],
+            "one who has just begun is not the next to lose its slot"
+        );
+        threads.iter().for_each(|(end, _)| end.send(()).unwrap());
+    });
+}
+
+#[test]
+fn a_guest_that_would_wait_for_itself_is_told_which_section_is_in_the_way() {
+    let pool = pool(2, Policy::Share);
+    let (mut first, mut second) = (pool.lease().unwrap(), pool.lease().unwrap());
+    let _sections = (first.enter().unwrap(), second.enter().unwrap());
+    let error = pool.enter().unwrap_err();
+    assert!(error.is_invalid_argument(), "{error}");
+    assert!(error.to_string().contains("inside a running section of stream 1:"), "{error}");
+}
+
+#[test]
+fn after_a_scope_a_thread_has_the_binding_that_it_had_and_lets_go_of_it_at_its_end() {
+    let pool = pool(3, WAIT);
+    let mut lease = pool.lease().unwrap();
+    for bound in [false, true] {
+        let pool = &pool;
+        let thread = move || {
+            if bound {
+                drop(pool.enter().unwrap());
+            }
+            let before = pool.current();
+            lease.scope(|| assert_eq!(pool.enter().unwrap().stream(), lease.stream()));
+            assert_eq!((pool.current(), before.is_some()), (before, bound));
+            assert_ne!(pool.enter().unwrap().stream(), lease.stream(), "the lease is exclusive again");
+            lease
+        };
+        lease = thread::scope(|scope| scope.spawn(thread).join().unwrap());
+        let stats = pool.stats().unwrap();
+        assert_eq!((stats.leased, stats.bound_idle, stats.free), (1, 1, 1), "bound is the opener's alone");
+    }
+}
+
+#[test]
+fn a_scope_that_was_leaked_does_not_end_its_lease_with_the_thread() {
+    let pool = pool(2, WAIT);
+    let lease = pool.lease().unwrap();
+    let mut lease = thread::spawn(move || {
+        std::mem::forget(lease.enter_scope());
+        lease
+    })
+    .join()
+    .unwrap();
+    assert_eq!(pool.stats().unwrap().leased, 1);
+    drop(lease.enter().unwrap());
+}
+
+#[test]
+fn a_thread_keeps_nothing_of_a_closed_pool_once_it_uses_another_and_keeps_its_streams_of_open_ones() {
+    let kept = Arc::new(());
+    let captured = kept.clone();
+    let closed = SlotPool::new(PoolOptions::default().with_size(1), move |_| {
+        let _ = &captured;
+        Ok(())
+    })
+    .unwrap();
+    drop(closed.enter().unwrap());
+    let open = pool(1, WAIT);
+    let bound = open.current();
+    assert!(bound.is_some());
+    drop(closed);
+    let another = pool(1, WAIT);
+    assert_eq!(Arc::strong_count(&kept), 1, "the factory of the closed pool is gone");
+    assert_eq!(open.current(), bound);
+    drop(another);
 }
 
 #[test]

@@ -98,8 +98,8 @@ impl Shelf {
         self.bins.try_lock()
     }
 
-    /// Makes retired blocks whose tickets are done available again: `all`, or the oldest few. Whether there were any.
-    pub(crate) fn sweep(&self, all: bool) -> bool {
+    /// Makes retired blocks whose tickets are done available again: `all`, or the oldest few.
+    pub(crate) fn sweep(&self, all: bool) {
         let reach = if all { usize::MAX } else { SWEEP };
         // Ask the device between two holds of the lock. Blocks that retire in between name streams that were not asked about,
         // or tickets above the answer: they stay.
@@ -112,7 +112,7 @@ impl Shelf {
             }
         }
         if known.is_empty() {
-            return false;
+            return;
         }
         for (stream, completed) in &mut known {
             *completed = self.source.completed(*stream);
@@ -121,7 +121,7 @@ impl Shelf {
             known
                 .iter()
                 .any(|&(stream, completed)| stream == ticket.stream && rule::is_done(*ticket, completed))
-        })
+        });
     }
 
     /// Takes one idle slab that serves `class` off this shelf; `wait` for its lock or let it be.
@@ -258,8 +258,8 @@ impl Bins {
         self.stats.cached += class.capacity;
     }
 
-    /// Of the oldest `reach` retired blocks, frees those all of whose tickets are `done`. Whether there were any.
-    fn finish(&mut self, reach: usize, done: impl Fn(&Ticket) -> bool) -> bool {
+    /// Of the oldest `reach` retired blocks, frees those all of whose tickets are `done`.
+    fn finish(&mut self, reach: usize, done: impl Fn(&Ticket) -> bool) {
         let mut finished = Vec::new();
         let mut kept = Vec::new();
         for _ in 0..reach.min(self.retired.len()) {
@@ -275,13 +275,12 @@ impl Bins {
         for block in kept.into_iter().rev() {
             self.retired.push_front(block);
         }
-        for &(key, index) in &finished {
+        for (key, index) in finished {
             let slab = self.slab(key);
             slab.finish(index);
             self.stats.retired -= slab.class().capacity;
             self.cached_one_more(key);
         }
-        !finished.is_empty()
     }
 
     /// How many blocks the next slab of `class` has, if `smallest` bytes are the least and `largest` the most a slab should have:

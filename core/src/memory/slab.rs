@@ -118,3 +118,36 @@ impl Slab {
         assert_eq!(self.cached() + self.live + self.retired, self.blocks, "INV-7: blocks of a slab");
     }
 }
+
+#[cfg(all(test, not(loom), not(shuttle)))]
+mod tests {
+    use super::*;
+
+    /// A slab of two blocks, of which one was handed out and came back.
+    fn slab() -> Slab {
+        let class = Class::of(64).expect("a size that fits");
+        let mut slab = Slab::new(Segment::new(0, 128, Box::new(())), class, 2);
+        let (index, _) = slab.take().expect("a fresh block");
+        slab.put(index, 1, false);
+        slab
+    }
+
+    #[test]
+    fn a_slab_hands_out_each_block_once_and_then_none() {
+        let mut slab = slab();
+        assert_eq!([slab.take(), slab.take(), slab.take()], [Some((0, 0)), Some((1, 64)), None]);
+        assert_eq!((slab.cached(), slab.live()), (0, 2));
+    }
+
+    #[test]
+    fn a_check_sees_a_block_in_two_states() {
+        slab().check();
+        let faults: [fn(&mut Slab); 4] =
+            [|s| s.free.push(0), |s| s.free[0] = 1, |s| s.live += 1, |s| s.retired += 1];
+        for break_it in faults {
+            let mut broken = slab();
+            break_it(&mut broken);
+            assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| broken.check())).is_err());
+        }
+    }
+}

@@ -82,6 +82,7 @@ mod tests {
     fn sizes_read_well() {
         assert_eq!(human(0), "0 bytes");
         assert_eq!(human(1023), "1023 bytes");
+        assert_eq!(human(1024), "1.0 KiB");
         assert_eq!(human(1536), "1.5 KiB");
         assert_eq!(human(100 << 30), "100.0 GiB");
         assert_eq!(human(usize::MAX), "16.0 EiB");

@@ -140,7 +140,7 @@ impl Progress {
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     fn ticket(stream: u32, number: u64) -> Ticket {
         Ticket { stream: StreamId(stream), number }
@@ -166,16 +166,19 @@ mod tests {
         let mut progress = board.progress(StreamId(0)).unwrap();
         let error = board.wait(ticket(0, 2), Deadline::after(Duration::from_millis(5))).unwrap_err();
         assert!(error.is_timeout() && error.to_string().contains("submission 2 of stream 0"), "{error}");
+        let start = Instant::now();
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| {
                 board.wait(ticket(0, 2), Deadline::after(Duration::from_secs(20))).unwrap();
-                board.done(StreamId(0))
+                (board.done(StreamId(0)), start.elapsed())
             });
             progress.publish(1);
             std::thread::sleep(Duration::from_millis(5));
             assert!(!waiter.is_finished(), "woken by an older ticket");
             progress.publish(2);
-            assert_eq!(waiter.join().unwrap(), 2);
+            let (done, after) = waiter.join().unwrap();
+            assert_eq!(done, 2);
+            assert!(after < Duration::from_secs(10), "the ticket ended the wait, not the deadline");
         });
     }
 }

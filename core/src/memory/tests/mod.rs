@@ -1,7 +1,8 @@
-//! The memory against a tiny fake device that knows what may be reused when: [`behaviour`] case by case, [`random`] in programs of
-//! many steps and threads.
+//! The memory against a tiny fake device that knows what may be reused when: [`behaviour`] case by case, [`ladder`] what the reclaim
+//! ladder chooses and says, [`random`] in programs of many steps and threads.
 
 mod behaviour;
+mod ladder;
 mod random;
 
 use std::sync::Mutex;
@@ -27,6 +28,10 @@ struct Fake {
     submitted: [AtomicU64; STREAMS],
     completed: [AtomicU64; STREAMS],
     stalled: AtomicBool,
+    /// Waits say that the device is lost.
+    lost: AtomicBool,
+    /// Work ends when it is waited for, but has failed.
+    failing: AtomicBool,
     abandoned: AtomicBool,
     /// Asked for memory, it fails for another reason.
     broken: AtomicBool,
@@ -35,6 +40,10 @@ struct Fake {
     /// Who touches which addresses: from, to, under which ticket.
     uses: Mutex<Vec<(u64, u64, Ticket)>>,
     waits: AtomicU64,
+    /// How often it was asked what is done.
+    looks: AtomicU64,
+    /// What another thread does while the device is called next, for memory or to free some.
+    meanwhile: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 #[derive(Clone)]
@@ -48,6 +57,7 @@ struct Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
+        self.device.let_others_act();
         self.device.used.fetch_sub(self.bytes, Ordering::SeqCst);
         if !std::thread::panicking() {
             self.device.expect_unused(self.from, self.bytes, None);
@@ -74,12 +84,28 @@ impl Device {
             submitted: Default::default(),
             completed: Default::default(),
             stalled: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
+            failing: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             leaks: AtomicBool::new(false),
             uses: Mutex::default(),
             waits: AtomicU64::new(0),
+            looks: AtomicU64::new(0),
+            meanwhile: Mutex::default(),
         }))
+    }
+
+    /// See [`Fake::meanwhile`].
+    fn during_the_next_call(&self, act: impl FnOnce() + Send + 'static) {
+        *self.meanwhile.lock().unwrap() = Some(Box::new(act));
+    }
+
+    fn let_others_act(&self) {
+        let act = self.meanwhile.lock().unwrap().take();
+        if let Some(act) = act {
+            act();
+        }
     }
 
     /// Submits work of a stream that touches a block.
@@ -124,6 +150,7 @@ impl Source for Device {
 
     fn allocate(&self, bytes: usize) -> Result<Segment> {
         let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+        self.let_others_act();
         if self.broken.load(Ordering::SeqCst) {
             return Err(Error::internal("the fake device is broken"));
         }
@@ -142,6 +169,7 @@ impl Source for Device {
     }
 
     fn completed(&self, stream: StreamId) -> u64 {
+        self.looks.fetch_add(1, Ordering::SeqCst);
         self.completed[stream.0 as usize].load(Ordering::SeqCst)
     }
 
@@ -150,7 +178,13 @@ impl Source for Device {
         if self.stalled.load(Ordering::SeqCst) {
             return Err(Error::timeout("the fake device is stalled"));
         }
+        if self.lost.load(Ordering::SeqCst) {
+            return Err(Error::device_lost("the fake device is lost"));
+        }
         self.complete(ticket);
+        if self.failing.load(Ordering::SeqCst) {
+            return Err(Error::internal("this very work failed"));
+        }
         Ok(())
     }
 
