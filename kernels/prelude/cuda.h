@@ -143,6 +143,11 @@ FN float reciprocal_near(float x) {
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
+FN float rsqrt_near(float x) {
+    float y;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 FN float m_fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 FN double m_fma(double a, double b, double c) { return __fma_rn(a, b, c); }
 #define HAS_DOUBLE 1

@@ -302,5 +302,6 @@ FN void at_least(u64 *p, u64 x) { *p = *p < x ? x : *p; }
 FN float max_near(float x, float y) { return fmaxf(x, y); }
 FN float exp2_near(float x) { return exp2f(x); }
 FN float reciprocal_near(float x) { return 1.0f / x; }
+FN float rsqrt_near(float x) { return 1.0f / sqrtf(x); }
 FN float m_fma(float a, float b, float c) { return fmaf(a, b, c); }
 FN double m_fma(double a, double b, double c) { return fma(a, b, c); }

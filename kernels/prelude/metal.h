@@ -94,4 +94,5 @@ FN void at_least(device u64 *p, u64 x) { *p = x; }
 FN float max_near(float x, float y) { return fmax(x, y); }
 FN float exp2_near(float x) { return exp2(x); }
 FN float reciprocal_near(float x) { return 1.0f / x; }
+FN float rsqrt_near(float x) { return rsqrt(x); }
 FN float m_fma(float a, float b, float c) { return fma(a, b, c); }

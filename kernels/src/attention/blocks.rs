@@ -76,7 +76,9 @@ pub(super) fn tensor_cores(
         staged: staged.then_some(Staged { keys: "arena", values: &values, pitches }),
         at_once,
         from: &format!("warp * {at_once}"),
+        to: &t.to_string(),
         stride: at_once * warps,
+        has_masks: false,
     };
     text.push_str(&walk.queries());
     if staged {

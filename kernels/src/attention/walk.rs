@@ -17,10 +17,13 @@ pub(super) struct Walk<'a> {
     pub(super) half: &'static str,
     /// Where keys and values lie in shared memory; `None` for straight from memory, 16 keys at a time.
     pub(super) staged: Option<Staged<'a>>,
-    /// Keys that are looked at together, and the first one's number and how many lie between the walk's steps.
+    /// Keys that are looked at together, and the first one's number, the end, and how many lie between the walk's steps.
     pub(super) at_once: usize,
     pub(super) from: &'a str,
+    pub(super) to: &'a str,
     pub(super) stride: usize,
+    /// Whether the mask's elements are in registers already: those of [`Walk::masks`] for the one step that there is.
+    pub(super) has_masks: bool,
 }
 
 /// Keys and values in shared memory, rows of so many bytes.
@@ -77,8 +80,8 @@ impl Walk<'_> {
         text
     }
 
-    /// The element of the mask beside each score, two at a time if they lie so.
-    fn masks(&self) -> String {
+    /// The element of the mask beside each score from key `j` on, two at a time if they lie so.
+    pub(super) fn masks(&self, j: &str) -> String {
         let Self { s, z, inputs, at_once, .. } = self;
         let strides = broadcast(&inputs[3].layout, &[z.b, z.h, z.s, z.t]);
         let paired = matches!(inputs[3].dtype, DType::F16 | DType::BF16)
@@ -99,7 +102,7 @@ impl Walk<'_> {
                 let at = mask_at(inputs, z, s, row, "key");
                 let _ = write!(
                     text,
-                    " {{ const {s} key = j + n * 8 + c * 2; const u32 m = {seen} ? *(const GLOBAL u32 *)(mask + ({at})) : 0; masks[n][{}] = low_of({half}(), m); masks[n][{}] = high_of({half}(), m); }}",
+                    " {{ const {s} key = {j} + n * 8 + c * 2; const u32 m = {seen} ? *(const GLOBAL u32 *)(mask + ({at})) : 0; masks[n][{}] = low_of({half}(), m); masks[n][{}] = high_of({half}(), m); }}",
                     2 * r,
                     2 * r + 1
                 );
@@ -107,7 +110,7 @@ impl Walk<'_> {
         } else {
             let _ = write!(
                 text,
-                " UNROLL for (int x = 0; x < 4; x++) {{ const {s} key = j + n * 8 + c * 2 + (x & 1), row = x < 2 ? q0 : q1; (void)row; masks[n][x] = {seen} ? (float)({}) : 0.0f; }}",
+                " UNROLL for (int x = 0; x < 4; x++) {{ const {s} key = {j} + n * 8 + c * 2 + (x & 1), row = x < 2 ? q0 : q1; (void)row; masks[n][x] = {seen} ? (float)({}) : 0.0f; }}",
                 mask(inputs, z, s, "row", "key")
             );
         }
@@ -118,7 +121,7 @@ impl Walk<'_> {
     /// Declares the sums, and walks over the keys: then `acc` has what the values add up to, `total0` and `total1` of `top0` and `top1` what a lane saw
     /// of its rows' weights, in units of which 2 is the base.
     pub(super) fn text(&self) -> String {
-        let Self { op, z, s, half, at_once, from, stride, .. } = *self;
+        let Self { op, z, s, half, at_once, from, to, stride, .. } = *self;
         let Sizes { d, t, e, .. } = *z;
         let (steps, columns, tiles) = (d / 16, e / 8, at_once / 8);
         let narrow = format!("narrow_{half}");
@@ -128,19 +131,19 @@ impl Walk<'_> {
         let end = if op.causal {
             let _ = writeln!(
                 text,
-                "    {s} end = tile + 16 + ({s}){t} - ({s}){}; end = end < 0 ? 0 : end > {t} ? {t} : end;",
+                "    {s} end = tile + 16 + ({s}){t} - ({s}){}; end = end < 0 ? 0 : end > {to} ? {to} : end;",
                 z.s
             );
-            "end".to_owned()
+            "end"
         } else {
-            t.to_string()
+            to
         };
         let _ = writeln!(
             text,
             "    for ({s} j = {from}; j < {end}; j += {stride}) {{\n    float p[{tiles}][4];\n    UNROLL for (int n = 0; n < {tiles}; n++) UNROLL for (int x = 0; x < 4; x++) p[n][x] = 0;"
         );
-        if op.mask {
-            text.push_str(&self.masks());
+        if op.mask && !self.has_masks {
+            text.push_str(&self.masks("j"));
         }
         if let Some(Staged { keys, pitches, .. }) = self.staged {
             let _ = writeln!(
@@ -215,6 +218,20 @@ impl Walk<'_> {
             let _ = writeln!(
                 text,
                 "    total{r} += shuffle_xor(total{r}, 1); total{r} += shuffle_xor(total{r}, 2);"
+            );
+        }
+        text
+    }
+
+    /// Joins what a walk over the other half of the keys found (`other`, `other_top0`, ...) with this one's. Which half is the other does not matter.
+    pub(super) fn join(&self) -> String {
+        let columns = self.z.e / 8;
+        let mut text = String::new();
+        for r in 0..2 {
+            let (x, y) = (2 * r, 2 * r + 1);
+            let _ = writeln!(
+                text,
+                "    {{ const float m = max_near(top{r}, other_top{r}), from = m == -{INFINITY} ? 0.0f : m, own = exp2_near(top{r} - from), its = exp2_near(other_top{r} - from); total{r} = total{r} * own + other_total{r} * its; UNROLL for (int n = 0; n < {columns}; n++) {{ acc[n][{x}] = acc[n][{x}] * own + other[n][{x}] * its; acc[n][{y}] = acc[n][{y}] * own + other[n][{y}] * its; }} }}"
             );
         }
         text

@@ -48,12 +48,12 @@ pub fn attended(
     })?;
     let heads = h / cut.cluster;
     let free = cut.stages() * cut.stage_bytes();
-    let shared = cut.shared_bytes().max(free + first.bytes(heads));
+    let block = Block { rows, heads, warps: cut.threads() / 32, stage_bytes: cut.stage_bytes(), free };
+    let shared = cut.shared_bytes().max(free + first.bytes(&block));
     if shared > SHARED {
         return None;
     }
     let half = storage(p.output.dtype);
-    let block = Block { rows, heads, warps: cut.threads() / 32, stage_bytes: cut.stage_bytes(), free };
     let text = Text { p, cut: &cut, m, n, k, across, half };
     let what = format!(
         "fused attention of {heads} heads a block, joined by {m}x{n}x{k}, tensor cores, tiles of {rows} rows, clusters of {}",

@@ -376,9 +376,7 @@ impl Text<'_> {
         let (m, n, warps) = (self.m, self.n, self.cut.warps.0 * self.cut.warps.1);
         let each = share.div_ceil(warps);
         let sum = |name: &str| {
-            format!(
-                "    UNROLL for (int o = 16; o > 0; o >>= 1) {{ const float t = shuffle_xor({name}, o); {name} = (TID & o) ? t + {name} : {name} + t; }}\n"
-            )
+            format!("    UNROLL for (int o = 16; o > 0; o >>= 1) {name} += shuffle_xor({name}, o);\n")
         };
         let part = |name: &str| {
             format!("(z & 1 ? high_of({half}(), {name}[z >> 1]) : low_of({half}(), {name}[z >> 1]))")
@@ -420,7 +418,7 @@ impl Text<'_> {
             body.push_str("    const float mean = 0; (void)total;\n");
         } else {
             body.push_str(&sum("total"));
-            let _ = writeln!(body, "    const float mean = total / {n}.0f;");
+            let _ = writeln!(body, "    const float mean = total * {};", float(1.0 / n as f32));
         }
         let _ = writeln!(
             body,
@@ -436,7 +434,8 @@ impl Text<'_> {
         }
         let _ = writeln!(
             body,
-            "    const float by = 1.0f / m_sqrt(spread / {n}.0f + {});\n    UNROLL for (int q = 0; q < {quads}; q++) {{ const i32 c = q * 128 + lane * 4; UNROLL for (int z = 0; z < 4; z++) {{ float t; {tail}v_[q][z] = t; }}\n    u32 w[2]; w[0] = pair_of({half}(), v_[q][0], v_[q][1]); w[1] = pair_of({half}(), v_[q][2], v_[q][3]); if (c < {n}) store_8(y + ((i64)r * {n} + c), w); }} }} }}",
+            "    const float by = rsqrt_near(m_fma(spread, {}, {}));\n    UNROLL for (int q = 0; q < {quads}; q++) {{ const i32 c = q * 128 + lane * 4; UNROLL for (int z = 0; z < 4; z++) {{ float t; {tail}v_[q][z] = t; }}\n    u32 w[2]; w[0] = pair_of({half}(), v_[q][0], v_[q][1]); w[1] = pair_of({half}(), v_[q][2], v_[q][3]); if (c < {n}) store_8(y + ((i64)r * {n} + c), w); }} }} }}",
+            float(1.0 / n as f32),
             float(norm.epsilon.get())
         );
     }
