@@ -57,14 +57,12 @@ FN double shuffle_xor(double x, int mask) { return __shfl_xor_sync(0xffffffffu, 
 
 // d += a * b on a warp's 16x16 and 16x8 fragments, as PTX lays them out.
 FN void mma_16x8x16(f16, float *d, const u32 *a, const u32 *b) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 FN void mma_16x8x16(bf16, float *d, const u32 *a, const u32 *b) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
@@ -101,6 +99,7 @@ FN void load_8(u32 *w, const void *p) {
 }
 FN void store_16(void *p, const u32 *w) { *(uint4 *)p = make_uint4(w[0], w[1], w[2], w[3]); }
 FN void store_8(void *p, const u32 *w) { *(uint2 *)p = make_uint2(w[0], w[1]); }
+FN void keep_8(float *p, const float *v) { *(float2 *)p = make_float2(v[0], v[1]); }
 FN void keep_16(float *p, const float *v) { *(float4 *)p = make_float4(v[0], v[1], v[2], v[3]); }
 FN void local_16(float *v, const float *p) {
     const float4 x = *(const float4 *)p;

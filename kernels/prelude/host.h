@@ -283,6 +283,7 @@ FN void load_16(u32 *w, const void *p) { memcpy(w, p, 16); }
 FN void load_8(u32 *w, const void *p) { memcpy(w, p, 8); }
 FN void store_16(void *p, const u32 *w) { memcpy(p, w, 16); }
 FN void store_8(void *p, const u32 *w) { memcpy(p, w, 8); }
+FN void keep_8(float *p, const float *v) { memcpy(p, v, 8); }
 FN void keep_16(float *p, const float *v) { memcpy(p, v, 16); }
 FN void local_16(float *v, const float *p) { memcpy(v, p, 16); }
 // What lies at the same place of another block of the cluster.

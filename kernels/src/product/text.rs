@@ -67,24 +67,26 @@ impl Text<'_> {
             }
             body.push_str(&self.residual());
         }
-        let (mi, ni) = self.warp_tiles();
         body.push_str(&self.sums());
+        let steps = self.steps();
+        body.push_str(&steps.places());
+        let bytes = self.cut.stage_bytes();
         if stages <= slots {
+            if producer.is_none() {
+                // All at once: a wait for each stage takes longer than the last one's copies.
+                body.push_str("    COPIES_WAIT(0); BARRIER();\n");
+            }
             let groups = self.cut.groups;
+            let _ = writeln!(body, "    const u8 *const mine = arena + group * {bytes};");
             for s in (0..stages).step_by(groups) {
-                if producer.is_none() {
-                    let _ =
-                        writeln!(body, "    COPIES_WAIT({}); BARRIER();", stages.saturating_sub(s + groups));
-                }
                 if s * 2 == stages {
                     body.push_str(&self.half());
                 }
-                if groups == 1 {
-                    body.push_str(&self.multiply(&s.to_string(), self.width(s) / 16, mi, ni));
-                } else {
+                if s + groups > stages {
                     let _ = writeln!(body, "    if ({s} + group < {stages})");
-                    body.push_str(&self.multiply(&format!("({s} + group)"), STAGE / 16, mi, ni));
                 }
+                let count = if groups == 1 { self.width(s) / 16 } else { STAGE / 16 };
+                body.push_str(&steps.text(&format!("mine + {}", s * bytes), count));
             }
         } else {
             // A group is committed each time, empty or not, so that so many stay under way.
@@ -99,7 +101,7 @@ impl Text<'_> {
             if !self.half().is_empty() {
                 let _ = writeln!(body, "    if (s == {}) {{ {} }}", stages / 2, self.half());
             }
-            body.push_str(&self.multiply("at", STAGE / 16, mi, ni));
+            body.push_str(&steps.text(&format!("arena + at * {bytes}"), STAGE / 16));
             body.push_str("    }\n");
         }
         self.end(&mut body);
@@ -172,7 +174,7 @@ impl Text<'_> {
         }
         let _ = writeln!(
             body,
-            "    float *const sums = (float *)arena;\n    BARRIER();\n    UNROLL for (int i = 0; i < {mi}; i++) UNROLL for (int j = 0; j < {ni}; j++) {{ float *const to = sums + (group * {rows} + wr + i * 16 + (lane >> 2)) * {pitch} + wc + j * 8 + (lane & 3) * 2; to[0] = acc[i][j][0]; to[1] = acc[i][j][1]; to[8 * {pitch}] = acc[i][j][2]; to[8 * {pitch} + 1] = acc[i][j][3]; }}\n    {}",
+            "    float *const sums = (float *)arena;\n    BARRIER();\n    UNROLL for (int i = 0; i < {mi}; i++) UNROLL for (int j = 0; j < {ni}; j++) {{ float *const to = sums + (group * {rows} + wr + i * 16 + (lane >> 2)) * {pitch} + wc + j * 8 + (lane & 3) * 2; keep_8(to, acc[i][j]); keep_8(to + 8 * {pitch}, acc[i][j] + 2); }}\n    {}",
             if cluster > 1 { "CLUSTER_BARRIER();" } else { "BARRIER();" }
         );
         if self.p.norm.is_some() {
@@ -214,12 +216,11 @@ impl Text<'_> {
         if self.across { part.along() } else { Part { pitch: self.n, ..part }.across() }
     }
 
-    /// The products of a stage, in `steps` of 16.
-    fn multiply(&self, slot: &str, steps: usize, mi: usize, ni: usize) -> String {
-        let left = format!("arena + {slot} * {}", self.cut.stage_bytes());
-        let right = format!("left + {}", self.cut.rows * 128);
+    /// What a warp does with a stage.
+    fn steps(&self) -> Steps<'_> {
+        let (mi, ni) = self.warp_tiles();
         let by_rows = (!self.across).then_some(self.cut.columns);
-        Steps { half: self.half, left: &left, right: &right, count: steps, from: "0", mi, ni, by_rows }.text()
+        Steps { half: self.half, mi, ni, by_rows, left: self.cut.rows * 128 }
     }
 
     /// Groups of 8 columns of a row, and how many of them a thread finishes.

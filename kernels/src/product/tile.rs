@@ -82,37 +82,52 @@ impl Part<'_> {
 /// Products of a stage: what a warp does.
 pub(super) struct Steps<'a> {
     pub(super) half: &'a str,
-    /// Where the left factor's rows and the weight's part lie.
-    pub(super) left: &'a str,
-    pub(super) right: &'a str,
-    /// Steps of 16 to do, and the first one's number in the left factor's stage.
-    pub(super) count: usize,
-    pub(super) from: &'a str,
     /// Tiles of 16 rows and of 8 columns that the warp has, the latter even; its first row and column are `wr` and `wc`, its sums `acc`.
     pub(super) mi: usize,
     pub(super) ni: usize,
     /// Columns of the weight's part, if it is stored by rows.
     pub(super) by_rows: Option<usize>,
+    /// Bytes of the left factor's part of a stage, behind which the weight's lies.
+    pub(super) left: usize,
 }
 
 impl Steps<'_> {
-    pub(super) fn text(&self) -> String {
-        let Steps { half, left, right, count, from, mi, ni, by_rows } = *self;
-        debug_assert!(count * 16 <= STAGE && ni % 2 == 0);
-        let fetch = match by_rows {
-            None => "const i32 r = wc + j * 16 + (lane & 7) + (lane >> 4 << 3), c = at * 2 + (lane >> 3 & 1); fragments(fb[at & 1][j], right + r * 128 + ((c ^ (r & 7)) << 4));".to_owned(),
-            Some(columns) => format!(
-                "const i32 r = at * 16 + (lane & 15), c = (wc >> 3) + j * 2 + (lane >> 4); fragments_across(fb[at & 1][j], right + r * {} + ((c ^ (r & 7)) << 4));",
-                columns * 2
+    /// What of a lane's addresses is the same in all stages: of the left factor for each step, of the weight for each step or pair of column tiles.
+    pub(super) fn places(&self) -> String {
+        let left = "const i32 la = (wr + (lane & 15)) * 128 + (((lane >> 4) ^ (lane & 7)) << 4);";
+        let right = match self.by_rows {
+            None => format!(
+                "const i32 lb = {} + (wc + (lane & 7) + (lane >> 4 << 3)) * 128 + (((lane >> 3 & 1) ^ (lane & 7)) << 4);",
+                self.left
             ),
+            Some(columns) => format!(
+                "i32 lb[{pairs}]; UNROLL for (int j = 0; j < {pairs}; j++) lb[j] = {} + (lane & 15) * {} + ((((wc >> 3) + j * 2 + (lane >> 4)) ^ (lane & 7)) << 4);",
+                self.left,
+                columns * 2,
+                pairs = self.ni / 2
+            ),
+        };
+        format!("    {left} {right}\n")
+    }
+
+    /// `count` steps of 16 of the stage at `stage`.
+    pub(super) fn text(&self, stage: &str, count: usize) -> String {
+        let Steps { half, mi, ni, by_rows, .. } = *self;
+        debug_assert!(count * 16 <= STAGE && ni % 2 == 0);
+        // Rows differ by multiples of 8, so a step's number changes the same bits of all.
+        let fetch = match by_rows {
+            None => "fragments(fb[at & 1][j], stage + (lb ^ at << 5) + j * 2048);".to_owned(),
+            Some(columns) => {
+                format!("fragments_across(fb[at & 1][j], stage + lb[j] + at * {});", columns * 32)
+            }
         };
         let pairs = ni / 2;
         // The fragments of the next step are under way while those of this one are multiplied.
         let load = format!(
-            "{{ UNROLL for (int i = 0; i < {mi}; i++) {{ const i32 r = wr + i * 16 + (lane & 15), c = ({from} + at) * 2 + (lane >> 4); fragments(fa[at & 1][i], left + r * 128 + ((c ^ (r & 7)) << 4)); }}\n    UNROLL for (int j = 0; j < {pairs}; j++) {{ {fetch} }} }}"
+            "{{ UNROLL for (int i = 0; i < {mi}; i++) fragments(fa[at & 1][i], stage + (la ^ at << 5) + i * 2048);\n    UNROLL for (int j = 0; j < {pairs}; j++) {fetch} }}"
         );
         format!(
-            "    {{ const u8 *const left = {left}, *const right = {right}; u32 fa[2][{mi}][4], fb[2][{pairs}][4];\n    {{ const int at = 0; {load} }}\n    UNROLL for (int s16 = 0; s16 < {count}; s16++) {{ if (s16 + 1 < {count}) {{ const int at = s16 + 1; {load} }}\n    UNROLL for (int j = 0; j < {pairs}; j++) UNROLL for (int i = 0; i < {mi}; i++) {{ mma_16x8x16({half}(), acc[i][j * 2], fa[s16 & 1][i], fb[s16 & 1][j]); mma_16x8x16({half}(), acc[i][j * 2 + 1], fa[s16 & 1][i], fb[s16 & 1][j] + 2); }} }} }}\n"
+            "    {{ const u8 *const stage = {stage}; u32 fa[2][{mi}][4], fb[2][{pairs}][4];\n    {{ const int at = 0; {load} }}\n    UNROLL for (int s16 = 0; s16 < {count}; s16++) {{ if (s16 + 1 < {count}) {{ const int at = s16 + 1; {load} }}\n    UNROLL for (int j = 0; j < {pairs}; j++) UNROLL for (int i = 0; i < {mi}; i++) {{ mma_16x8x16({half}(), acc[i][j * 2], fa[s16 & 1][i], fb[s16 & 1][j]); mma_16x8x16({half}(), acc[i][j * 2 + 1], fa[s16 & 1][i], fb[s16 & 1][j] + 2); }} }} }}\n"
         )
     }
 }
