@@ -112,6 +112,34 @@ FN void local_16(float *v, const float *p) {
     asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory")
 #define CLUSTER_MEETING()                                                                                    \
     asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory")
+// What other blocks send arrives in shared memory, so many bytes once in a kernel: the inbox opens before anything else is done, blocks send once all
+// have begun, and who has waited sees all of it. Neither waits for memory, as a barrier of the cluster does.
+#define INBOX_OPEN(bytes)                                                                                    \
+    __shared__ u64 inbox;                                                                                    \
+    if (TID == 0)                                                                                            \
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n\tfence.mbarrier_init.release.cluster;\n\t"     \
+                     "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&inbox)), \
+                     "r"(bytes)                                                                              \
+                     : "memory");                                                                            \
+    __syncwarp();                                                                                            \
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory")
+#define CLUSTER_WAIT() asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory")
+#define INBOX_WAIT()                                                                                         \
+    for (u32 full = 0; full == 0;)                                                                           \
+    asm volatile("{\n\t.reg .pred p;\n\tmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], 0;" \
+                 "\n\tselp.u32 %0, 1, 0, p;\n\t}"                                                            \
+                 : "=r"(full)                                                                                \
+                 : "r"(shared_address(&inbox))                                                               \
+                 : "memory")
+#define push_16(p, rank, v) send_16(p, &inbox, rank, v)
+FN void send_16(float *p, u64 *inbox, int rank, const float *v) {
+    u32 at, bell;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_address(p)), "r"(rank));
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(bell) : "r"(shared_address(inbox)), "r"(rank));
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1,%2,%3,%4}, [%5];" ::"r"(at),
+                 "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]), "r"(bell)
+                 : "memory");
+}
 FN void remote_16(float *v, const float *p, int rank) {
     u32 at;
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_address(p)), "r"(rank));

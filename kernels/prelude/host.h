@@ -55,12 +55,16 @@ struct Block {
     void **args = nullptr;
     // What the lanes of a warp show each other.
     std::vector<u64> shown;
+    // Bytes that each block of the cluster was sent, and that each expects.
+    std::vector<u64> received;
+    u64 expected = 0;
     // Barriers that a thread has reached: all of a group go on only when all have reached as many.
     std::vector<u64> warp_rounds, block_rounds, cluster_rounds;
 };
 static thread_local Block *the_block = nullptr;
 #define TID ((i32)(the_block->current % the_block->threads))
 #define BID (the_block->number + (u64)(the_block->current / the_block->threads))
+#define BLOCK_OF_CLUSTER (the_block->current / the_block->threads)
 #define SHARED_ARENA(name) u8 *const name = the_block->arenas[the_block->current / the_block->threads].data()
 
 static void next_fibre() {
@@ -83,6 +87,14 @@ static void block_barrier() {
     barrier(the_block->block_rounds, first, first + (size_t)the_block->threads);
 }
 #define CLUSTER_MEETING() CLUSTER_BARRIER()
+#define INBOX_OPEN(bytes) the_block->expected = (bytes), the_block->received[BLOCK_OF_CLUSTER] = 0
+#define CLUSTER_WAIT() CLUSTER_BARRIER()
+// With fewer bytes than were expected the device would wait for ever.
+#define INBOX_WAIT()                                                                                         \
+    do {                                                                                                     \
+        CLUSTER_BARRIER();                                                                                   \
+        if (the_block->received[BLOCK_OF_CLUSTER] != the_block->expected) abort();                           \
+    } while (0)
 #define CLUSTER_BARRIER() barrier(the_block->cluster_rounds, 0, the_block->fibres.size())
 static void warp_barrier() {
     Block *b = the_block;
@@ -124,6 +136,7 @@ static void run_blocks(void (*body)(void **), void **args, u64 grid, int threads
     block.fibres.resize(threads * cluster);
     block.shown.resize(threads * cluster);
     // Not zeros: kernels find anything there.
+    block.received.assign(cluster, 0);
     block.arenas.assign(cluster, std::vector<u8>(shared, 0x7e));
     the_block = &block;
     for (u64 n = grid / cluster; n-- > 0;) {
@@ -287,6 +300,11 @@ FN void keep_8(float *p, const float *v) { memcpy(p, v, 8); }
 FN void keep_16(float *p, const float *v) { memcpy(p, v, 16); }
 FN void local_16(float *v, const float *p) { memcpy(v, p, 16); }
 // What lies at the same place of another block of the cluster.
+FN void push_16(float *p, int rank, const float *v) {
+    Block *b = the_block;
+    memcpy(b->arenas[rank].data() + ((const u8 *)p - b->arenas[b->current / b->threads].data()), v, 16);
+    b->received[rank] += 16;
+}
 FN void remote_16(float *v, const float *p, int rank) {
     Block *b = the_block;
     memcpy(v, b->arenas[rank].data() + ((const u8 *)p - b->arenas[b->current / b->threads].data()), 16);

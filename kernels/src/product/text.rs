@@ -36,6 +36,8 @@ pub(super) struct Text<'a> {
     pub(super) across: bool,
     /// The element type's name.
     pub(super) half: &'static str,
+    /// Where in shared memory what others send for this block to add up arrives ([`Cut::inbox`]); `None` if it is fetched from where it came about.
+    pub(super) inbox: Option<usize>,
 }
 
 impl Text<'_> {
@@ -67,6 +69,10 @@ impl Text<'_> {
             }
             body.push_str(&self.residual());
         }
+        if self.inbox.is_some() {
+            // All blocks have begun, and can be sent to.
+            body.push_str("    CLUSTER_WAIT();\n");
+        }
         body.push_str(&self.sums());
         let steps = self.steps();
         body.push_str(&steps.places());
@@ -78,15 +84,23 @@ impl Text<'_> {
             }
             let groups = self.cut.groups;
             let _ = writeln!(body, "    const u8 *const mine = arena + group * {bytes};");
+            // Lists of steps that follow one another: between the two halves of the inner axis there is something to do, and a last stage may be one group's
+            // alone.
+            let (mut lists, mut last) = (vec![Vec::new()], Vec::new());
             for s in (0..stages).step_by(groups) {
-                if s * 2 == stages {
-                    body.push_str(&self.half());
-                }
-                if s + groups > stages {
-                    let _ = writeln!(body, "    if ({s} + group < {stages})");
+                if s * 2 == stages && self.cut.sums == Sums::Halves {
+                    lists.push(Vec::new());
                 }
                 let count = if groups == 1 { self.width(s) / 16 } else { STAGE / 16 };
-                body.push_str(&steps.text(&format!("mine + {}", s * bytes), count));
+                let all = s + groups <= stages;
+                let list = if all { lists.last_mut().expect("one at least") } else { &mut last };
+                list.extend((0..count).map(|at| (format!("mine + {}", s * bytes), at)));
+            }
+            let texts: Vec<String> = lists.iter().map(|list| steps.text(list, self.ahead())).collect();
+            body.push_str(&texts.join(&self.half()));
+            if !last.is_empty() {
+                let _ = writeln!(body, "    if (group < {})", stages % groups);
+                body.push_str(&steps.text(&last, 1));
             }
         } else {
             // A group is committed each time, empty or not, so that so many stay under way.
@@ -101,7 +115,8 @@ impl Text<'_> {
             if !self.half().is_empty() {
                 let _ = writeln!(body, "    if (s == {}) {{ {} }}", stages / 2, self.half());
             }
-            body.push_str(&steps.text(&format!("arena + at * {bytes}"), STAGE / 16));
+            let list: Vec<_> = (0..STAGE / 16).map(|step| (format!("arena + at * {bytes}"), step)).collect();
+            body.push_str(&steps.text(&list, 1));
             body.push_str("    }\n");
         }
         self.end(&mut body);
@@ -135,6 +150,10 @@ impl Text<'_> {
             warps.0 * warps.1 * 32,
             row_tiles * column_tiles
         );
+        if self.inbox.is_some() {
+            let bytes = self.parts() * self.cut.share() * self.wide() * 4;
+            let _ = writeln!(text, "    INBOX_OPEN({bytes});");
+        }
         if let Some((_, step)) = self.p.siblings {
             let _ = writeln!(text, "    b += (i64)which * {}; y += (i64)which * {step};", n * k);
             if self.p.op.bias {
@@ -163,9 +182,9 @@ impl Text<'_> {
 
     /// Adds up the partial sums of all groups and blocks, and finishes and stores them.
     pub(super) fn end(&self, body: &mut String) {
-        let Cut { rows, cluster, .. } = *self.cut;
+        let Cut { rows, cluster, groups, .. } = *self.cut;
         let (mi, ni) = self.warp_tiles();
-        let pitch = self.cut.pitch();
+        let (pitch, share, threads) = (self.cut.pitch(), self.cut.share(), self.cut.threads());
         if self.cut.sums == Sums::Halves {
             body.push_str(&self.each_sum("acc[i][j][x] = kept[i][j][x] + acc[i][j][x];"));
         }
@@ -174,15 +193,29 @@ impl Text<'_> {
         }
         let _ = writeln!(
             body,
-            "    float *const sums = (float *)arena;\n    BARRIER();\n    UNROLL for (int i = 0; i < {mi}; i++) UNROLL for (int j = 0; j < {ni}; j++) {{ float *const to = sums + (group * {rows} + wr + i * 16 + (lane >> 2)) * {pitch} + wc + j * 8 + (lane & 3) * 2; keep_8(to, acc[i][j]); keep_8(to + 8 * {pitch}, acc[i][j] + 2); }}\n    {}",
-            if cluster > 1 { "CLUSTER_BARRIER();" } else { "BARRIER();" }
+            "    float *const own = (float *)arena;\n    BARRIER();\n    UNROLL for (int i = 0; i < {mi}; i++) UNROLL for (int j = 0; j < {ni}; j++) {{ float *const to = own + (group * {rows} + wr + i * 16 + (lane >> 2)) * {pitch} + wc + j * 8 + (lane & 3) * 2; keep_8(to, acc[i][j]); keep_8(to + 8 * {pitch}, acc[i][j] + 2); }}\n    {}",
+            if cluster > 1 && self.inbox.is_none() { "CLUSTER_BARRIER();" } else { "BARRIER();" }
         );
+        if let Some(at) = self.inbox {
+            // To the blocks that add it up, a row to one of them, each block beginning with its own.
+            let side = self.wide() / 4;
+            let all = groups * rows * side;
+            let guard = if all.is_multiple_of(threads) { String::new() } else { format!("if (x < {all}) ") };
+            let _ = writeln!(
+                body,
+                "    float *const sums = (float *)(arena + {at});\n    UNROLL for (int f = 0; f < {}; f++) {{ const i32 x = TID + f * {threads}; {guard}{{ const i32 q = x % {side} * 4, g = x / {}, r = (x / {side} + rank * {share}) % {rows}; float v[4]; local_16(v, own + (g * {rows} + r) * {pitch} + q); push_16(sums + ((rank * {groups} + g) * {share} + r % {share}) * {pitch} + q, r / {share}, v); }} }}\n    INBOX_WAIT();",
+                all.div_ceil(threads),
+                side * rows,
+            );
+        } else {
+            body.push_str("    float *const sums = own;\n");
+        }
         if self.p.norm.is_some() {
             self.finish_rows(body)
         } else {
             self.finish(body)
         }
-        if cluster > 1 {
+        if cluster > 1 && self.inbox.is_none() {
             // What others read of this block's memory must stay.
             body.push_str("    CLUSTER_MEETING();\n");
         }
@@ -214,6 +247,14 @@ impl Text<'_> {
         let k = format!("k0 + {stage} * {STAGE}");
         let part = Part { length: columns, first: "column0", most: self.n, ..self.part("b", &to, &k, width) };
         if self.across { part.along() } else { Part { pitch: self.n, ..part }.across() }
+    }
+
+    /// Steps whose fragments are under way: more take registers, of which a few blocks a multiprocessor have enough.
+    fn ahead(&self) -> usize {
+        match self.p.aim {
+            Aim::Throughput => 1,
+            Aim::Latency => 3,
+        }
     }
 
     /// What a warp does with a stage.
@@ -285,13 +326,20 @@ impl Text<'_> {
     /// Statements that load what all groups and blocks have of `wide` sums from offset `at` on into `part`, all before the first is used; and that add
     /// them up into `s`, in order.
     fn gather(&self, wide: usize, part: &str) -> (String, String) {
-        let (cluster, groups, bytes) = (self.cut.cluster, self.cut.groups, self.cut.rows * self.cut.pitch());
-        let parts = cluster * groups;
-        let fetch = if cluster > 1 { "remote_16" } else { "local_16" };
-        let from = if cluster > 1 { format!(", p / {groups}") } else { String::new() };
+        let (groups, parts, pitch) = (self.cut.groups, self.parts(), self.cut.pitch());
+        let fetch = if self.inbox.is_some() {
+            format!("local_16({part}[p] + z, sums + p * {} + at + z)", self.cut.share() * pitch)
+        } else if self.cut.cluster > 1 {
+            format!(
+                "remote_16({part}[p] + z, sums + p % {groups} * {} + at + z, p / {groups})",
+                self.cut.rows * pitch
+            )
+        } else {
+            format!("local_16({part}[p] + z, sums + p * {} + at + z)", self.cut.rows * pitch)
+        };
         (
             format!(
-                "UNROLL for (int p = 0; p < {parts}; p++) UNROLL for (int z = 0; z < {wide}; z += 4) {fetch}({part}[p] + z, sums + p % {groups} * {bytes} + at + z{from});"
+                "UNROLL for (int p = 0; p < {parts}; p++) UNROLL for (int z = 0; z < {wide}; z += 4) {fetch};"
             ),
             match self.cut.sums {
                 Sums::Pairs => format!(
@@ -302,6 +350,16 @@ impl Text<'_> {
                 ),
             },
         )
+    }
+
+    /// Which of the rows that are at hand is the `lr`-th of the block's share.
+    fn place(&self) -> String {
+        if self.inbox.is_some() { "lr".to_owned() } else { format!("(rank * {} + lr)", self.cut.share()) }
+    }
+
+    /// Columns of a block's tile that there are.
+    fn wide(&self) -> usize {
+        if self.p.norm.is_some() { self.n } else { self.cut.columns }
     }
 
     /// Partial sums of one place.
@@ -352,9 +410,10 @@ impl Text<'_> {
         let (load, add) = self.gather(8, "part");
         let _ = writeln!(
             body,
-            "    UNROLL for (int q = 0; q < {each}; q++) {{ const i32 x = TID + q * {}, lr = x / {groups}, c = x % {groups} * 8; const i32 at = (rank * {share} + lr) * {pitch} + c, r = row0 + rank * {share} + lr;\n    if (lr < {share} && r < {m} && column0 + c < {n}) {{ float part[{}][8]; {load}\n    {add}",
+            "    UNROLL for (int q = 0; q < {each}; q++) {{ const i32 x = TID + q * {}, lr = x / {groups}, c = x % {groups} * 8; const i32 at = {place} * {pitch} + c, r = row0 + rank * {share} + lr;\n    if (lr < {share} && r < {m} && column0 + c < {n}) {{ float part[{}][8]; {load}\n    {add}",
             self.cut.threads(),
-            self.parts()
+            self.parts(),
+            place = self.place()
         );
         let part = |name: &str| {
             format!("(z & 1 ? high_of({half}(), {name}[q][z >> 1]) : low_of({half}(), {name}[q][z >> 1]))")
@@ -389,11 +448,12 @@ impl Text<'_> {
             let (side, threads) = (n.div_ceil(4), self.cut.threads());
             let _ = writeln!(
                 body,
-                "    float *const whole = sums + {};\n    UNROLL for (int f = 0; f < {}; f++) {{ const i32 x = TID + f * {threads}; if (x < {}) {{ const i32 lr = x / {side}, c = x % {side} * 4, at = (rank * {share} + lr) * {pitch} + c; float part[{}][4]; {load}\n    {add} keep_16(whole + lr * {pitch} + c, s); }} }}\n    BARRIER();",
+                "    float *const whole = sums + {};\n    UNROLL for (int f = 0; f < {}; f++) {{ const i32 x = TID + f * {threads}; if (x < {}) {{ const i32 lr = x / {side}, c = x % {side} * 4, at = {place} * {pitch} + c; float part[{}][4]; {load}\n    {add} keep_16(whole + lr * {pitch} + c, s); }} }}\n    BARRIER();",
                 self.cut.sum_bytes() / 4,
                 (share * side).div_ceil(threads),
                 share * side,
-                self.parts()
+                self.parts(),
+                place = self.place()
             );
         }
         let (load, add) = if together {
@@ -403,7 +463,7 @@ impl Text<'_> {
             )
         } else {
             let (load, add) = self.gather(4, "part[q]");
-            (format!("const i32 at = (rank * {share} + lr) * {pitch} + q * 128 + lane * 4; {load}"), add)
+            (format!("const i32 at = {} * {pitch} + q * 128 + lane * 4; {load}", self.place()), add)
         };
         let depth = if together { String::new() } else { format!("[{}]", self.parts()) };
         let _ = writeln!(

@@ -3,7 +3,7 @@
 //! A stage holds up to [`STAGE`] elements of the inner axis. Rows of the left factor, and columns of a weight that is stored by columns, take 128 bytes
 //! each; a weight that is stored by rows keeps its rows. Groups of 16 bytes are swizzled by the row's number.
 
-use super::STAGE;
+use std::fmt::Write;
 
 /// How often `at_once` threads go to do `n` things, and the guard of the last time if they do not divide.
 fn passes(n: usize, at_once: usize, guard: &str) -> (usize, String) {
@@ -110,24 +110,39 @@ impl Steps<'_> {
         format!("    {left} {right}\n")
     }
 
-    /// `count` steps of 16 of the stage at `stage`.
-    pub(super) fn text(&self, stage: &str, count: usize) -> String {
+    /// The steps of 16 that `list` names by their stage's place and their number in it. The fragments of the next `ahead` steps are under way while those
+    /// of one are multiplied.
+    pub(super) fn text(&self, list: &[(String, usize)], ahead: usize) -> String {
         let Steps { half, mi, ni, by_rows, .. } = *self;
-        debug_assert!(count * 16 <= STAGE && ni % 2 == 0);
-        // Rows differ by multiples of 8, so a step's number changes the same bits of all.
-        let fetch = match by_rows {
-            None => "fragments(fb[at & 1][j], stage + (lb ^ at << 5) + j * 2048);".to_owned(),
-            Some(columns) => {
-                format!("fragments_across(fb[at & 1][j], stage + lb[j] + at * {});", columns * 32)
-            }
+        let (pairs, sets) = (ni / 2, ahead + 1);
+        let load = |step: usize| {
+            let ((stage, at), set) = (&list[step], step % sets);
+            // Rows differ by multiples of 8, so a step's number changes the same bits of all.
+            let fetch = match by_rows {
+                None => {
+                    format!("fragments(fb[{set}][j], {stage} + (lb ^ {}) + j * 2048)", at << 5)
+                }
+                Some(columns) => {
+                    format!("fragments_across(fb[{set}][j], {stage} + lb[j] + {})", at * columns * 32)
+                }
+            };
+            format!(
+                "    UNROLL for (int i = 0; i < {mi}; i++) fragments(fa[{set}][i], {stage} + (la ^ {}) + i * 2048); UNROLL for (int j = 0; j < {pairs}; j++) {fetch};\n",
+                at << 5
+            )
         };
-        let pairs = ni / 2;
-        // The fragments of the next step are under way while those of this one are multiplied.
-        let load = format!(
-            "{{ UNROLL for (int i = 0; i < {mi}; i++) fragments(fa[at & 1][i], stage + (la ^ at << 5) + i * 2048);\n    UNROLL for (int j = 0; j < {pairs}; j++) {fetch} }}"
-        );
-        format!(
-            "    {{ const u8 *const stage = {stage}; u32 fa[2][{mi}][4], fb[2][{pairs}][4];\n    {{ const int at = 0; {load} }}\n    UNROLL for (int s16 = 0; s16 < {count}; s16++) {{ if (s16 + 1 < {count}) {{ const int at = s16 + 1; {load} }}\n    UNROLL for (int j = 0; j < {pairs}; j++) UNROLL for (int i = 0; i < {mi}; i++) {{ mma_16x8x16({half}(), acc[i][j * 2], fa[s16 & 1][i], fb[s16 & 1][j]); mma_16x8x16({half}(), acc[i][j * 2 + 1], fa[s16 & 1][i], fb[s16 & 1][j] + 2); }} }} }}\n"
-        )
+        let mut text = format!("    {{ u32 fa[{sets}][{mi}][4], fb[{sets}][{pairs}][4];\n");
+        (0..ahead.min(list.len())).for_each(|step| text.push_str(&load(step)));
+        for step in 0..list.len() {
+            if step + ahead < list.len() {
+                text.push_str(&load(step + ahead));
+            }
+            let set = step % sets;
+            let _ = writeln!(
+                text,
+                "    UNROLL for (int j = 0; j < {pairs}; j++) UNROLL for (int i = 0; i < {mi}; i++) {{ mma_16x8x16({half}(), acc[i][j * 2], fa[{set}][i], fb[{set}][j]); mma_16x8x16({half}(), acc[i][j * 2 + 1], fa[{set}][i], fb[{set}][j] + 2); }}"
+            );
+        }
+        text + "    }\n"
     }
 }
