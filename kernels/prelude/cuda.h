@@ -106,14 +106,10 @@ FN void local_16(float *v, const float *p) {
     v[0] = x.x, v[1] = x.y, v[2] = x.z, v[3] = x.w;
 }
 #if __CUDA_ARCH__ >= 900
-// All threads of a cluster meet: with what they wrote to shared memory seen by all, and without, which does not wait for memory. (A block's own barrier
-// does not stand in for the release: what is on its way to shared memory then may be overtaken by another block's read.)
-#define CLUSTER_BARRIER()                                                                                    \
-    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory")
-#define CLUSTER_MEETING()                                                                                    \
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory")
-// What other blocks send arrives in shared memory, so many bytes once in a kernel: the inbox opens before anything else is done, blocks send once all
-// have begun, and who has waited sees all of it. Neither waits for memory, as a barrier of the cluster does.
+// What other blocks send arrives in shared memory, so many bytes once in a kernel: whoever has waited sees all of it. Blocks meet twice before: when all
+// inboxes are open, and when what lay in their place has been read (by loads whose results were used, so that nothing has to be released).
+#define CLUSTER_ARRIVE() asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory")
+#define CLUSTER_WAIT() asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory")
 #define INBOX_OPEN(bytes)                                                                                    \
     __shared__ u64 inbox;                                                                                    \
     if (TID == 0)                                                                                            \
@@ -121,9 +117,7 @@ FN void local_16(float *v, const float *p) {
                      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&inbox)), \
                      "r"(bytes)                                                                              \
                      : "memory");                                                                            \
-    __syncwarp();                                                                                            \
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory")
-#define CLUSTER_WAIT() asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory")
+    __syncwarp()
 #define INBOX_WAIT()                                                                                         \
     for (u32 full = 0; full == 0;)                                                                           \
     asm volatile("{\n\t.reg .pred p;\n\tmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], 0;" \
@@ -138,14 +132,6 @@ FN void send_16(float *p, u64 *inbox, int rank, const float *v) {
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(bell) : "r"(shared_address(inbox)), "r"(rank));
     asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1,%2,%3,%4}, [%5];" ::"r"(at),
                  "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]), "r"(bell)
-                 : "memory");
-}
-FN void remote_16(float *v, const float *p, int rank) {
-    u32 at;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_address(p)), "r"(rank));
-    asm volatile("ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [%4];"
-                 : "=f"(v[0]), "=f"(v[1]), "=f"(v[2]), "=f"(v[3])
-                 : "r"(at)
                  : "memory");
 }
 #endif

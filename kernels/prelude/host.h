@@ -86,16 +86,15 @@ static void block_barrier() {
     size_t first = (size_t)(the_block->current / the_block->threads * the_block->threads);
     barrier(the_block->block_rounds, first, first + (size_t)the_block->threads);
 }
-#define CLUSTER_MEETING() CLUSTER_BARRIER()
 #define INBOX_OPEN(bytes) the_block->expected = (bytes), the_block->received[BLOCK_OF_CLUSTER] = 0
-#define CLUSTER_WAIT() CLUSTER_BARRIER()
+#define CLUSTER_ARRIVE()
+#define CLUSTER_WAIT() barrier(the_block->cluster_rounds, 0, the_block->fibres.size())
 // With fewer bytes than were expected the device would wait for ever.
 #define INBOX_WAIT()                                                                                         \
     do {                                                                                                     \
-        CLUSTER_BARRIER();                                                                                   \
+        CLUSTER_WAIT();                                                                                      \
         if (the_block->received[BLOCK_OF_CLUSTER] != the_block->expected) abort();                           \
     } while (0)
-#define CLUSTER_BARRIER() barrier(the_block->cluster_rounds, 0, the_block->fibres.size())
 static void warp_barrier() {
     Block *b = the_block;
     size_t own = (size_t)(b->current / b->threads + 1) * (size_t)b->threads;
@@ -299,15 +298,11 @@ FN void store_8(void *p, const u32 *w) { memcpy(p, w, 8); }
 FN void keep_8(float *p, const float *v) { memcpy(p, v, 8); }
 FN void keep_16(float *p, const float *v) { memcpy(p, v, 16); }
 FN void local_16(float *v, const float *p) { memcpy(v, p, 16); }
-// What lies at the same place of another block of the cluster.
+// To the same place of another block of the cluster.
 FN void push_16(float *p, int rank, const float *v) {
     Block *b = the_block;
     memcpy(b->arenas[rank].data() + ((const u8 *)p - b->arenas[b->current / b->threads].data()), v, 16);
     b->received[rank] += 16;
-}
-FN void remote_16(float *v, const float *p, int rank) {
-    Block *b = the_block;
-    memcpy(v, b->arenas[rank].data() + ((const u8 *)p - b->arenas[b->current / b->threads].data()), 16);
 }
 
 // Of several threads' values the largest stays.

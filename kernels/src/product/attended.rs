@@ -54,15 +54,14 @@ pub fn attended(
         return None;
     }
     let half = storage(p.output.dtype);
-    let inbox = cut.inbox(shared);
-    let text = Text { p, cut: &cut, m, n, k, across, half, inbox };
+    let text = Text { p, cut: &cut, m, n, k, across, half };
     let what = format!(
         "fused attention of {heads} heads a block, joined by {m}x{n}x{k}, tensor cores, tiles of {rows} rows, clusters of {}",
         cut.cluster
     );
     let kernel = Kernel::new(what, (m.div_ceil(rows) * cut.cluster) as u64, cut.threads() as u32)
         .with_barriers()
-        .with_shared(inbox.map_or(shared, |at| at + cut.added_bytes()) as u32, cut.cluster as u32);
+        .with_shared(shared as u32, cut.cluster as u32);
     let (early, body) = text.write(Some(&first.text(&block)));
     Some(bind(first.bind(kernel), p, inputs.len()).early(early).body(body))
 }

@@ -30,9 +30,6 @@ const STAGE: usize = 64;
 const STAGES: usize = 8;
 const SHARED: usize = 200 << 10;
 
-/// Bytes of shared memory that a block may take at the very most, on devices whose blocks form clusters.
-const ALL_SHARED: usize = 226 << 10;
-
 /// Rows up to which, and elements of the weight up to which, such a kernel is made.
 const MOST_ROWS: usize = 256;
 const MOST_WEIGHTS: usize = 1 << 20;
@@ -130,14 +127,12 @@ impl Cut {
     }
 
     fn shared_bytes(&self) -> usize {
-        usize::max(self.slots() * self.stage_bytes(), self.added_bytes())
+        usize::max(self.slots() * self.stage_bytes(), self.inbox().unwrap_or(0) + self.added_bytes())
     }
 
-    /// Where behind `used` bytes the sums can arrive that a block is to add up, if it is worth the room: with many rows a block, others have better uses
-    /// for it.
-    fn inbox(&self, used: usize) -> Option<usize> {
-        let at = used.next_multiple_of(128);
-        (self.cluster > 1 && self.rows == 16 && at + self.added_bytes() <= ALL_SHARED).then_some(at)
+    /// Where the sums arrive that a block is to add up: behind those that it sends, where tiles were before. `None` for a single block.
+    fn inbox(&self) -> Option<usize> {
+        (self.cluster > 1).then(|| self.sum_bytes().next_multiple_of(128))
     }
 
     /// Bytes of partial sums and, behind them, of the block's share added up.
@@ -307,8 +302,7 @@ fn bind(mut kernel: Kernel, p: &Product<'_>, first: usize) -> Kernel {
 pub fn product(p: &Product<'_>, aligned: impl Fn(&Operand) -> bool) -> Option<Kernel> {
     let Extents { m, n, k, across } = Extents::of(p, aligned)?;
     let cut = Cut::new((m, n, k), p.norm.is_some(), p.clusters)?.aimed(p.aim, p.norm.is_some())?;
-    let inbox = cut.inbox(cut.shared_bytes());
-    let text = Text { p, cut: &cut, m, n, k, across, half: storage(p.output.dtype), inbox };
+    let text = Text { p, cut: &cut, m, n, k, across, half: storage(p.output.dtype) };
     let count = p.siblings.map_or(1, |s| s.0);
     let tiles = m.div_ceil(cut.rows) * n.div_ceil(cut.columns) * count;
     let mut what = format!("tensor cores, {m}x{n}x{k}, tiles of {}x{}", cut.rows, cut.columns);
@@ -320,7 +314,7 @@ pub fn product(p: &Product<'_>, aligned: impl Fn(&Operand) -> bool) -> Option<Ke
     }
     let kernel = Kernel::new(what, (tiles * cut.cluster) as u64, cut.threads() as u32)
         .with_barriers()
-        .with_shared(inbox.map_or(cut.shared_bytes(), |at| at + cut.added_bytes()) as u32, cut.cluster as u32)
+        .with_shared(cut.shared_bytes() as u32, cut.cluster as u32)
         .param(Binding::Input(0), "a", text.half);
     let (early, body) = text.write(None);
     Some(bind(kernel, p, 1).early(early).body(body))

@@ -36,8 +36,6 @@ pub(super) struct Text<'a> {
     pub(super) across: bool,
     /// The element type's name.
     pub(super) half: &'static str,
-    /// Where in shared memory what others send for this block to add up arrives ([`Cut::inbox`]); `None` if it is fetched from where it came about.
-    pub(super) inbox: Option<usize>,
 }
 
 impl Text<'_> {
@@ -69,8 +67,8 @@ impl Text<'_> {
             }
             body.push_str(&self.residual());
         }
-        if self.inbox.is_some() {
-            // All blocks have begun, and can be sent to.
+        if self.cut.inbox().is_some() {
+            // All blocks' inboxes are open.
             body.push_str("    CLUSTER_WAIT();\n");
         }
         body.push_str(&self.sums());
@@ -150,9 +148,9 @@ impl Text<'_> {
             warps.0 * warps.1 * 32,
             row_tiles * column_tiles
         );
-        if self.inbox.is_some() {
+        if self.cut.inbox().is_some() {
             let bytes = self.parts() * self.cut.share() * self.wide() * 4;
-            let _ = writeln!(text, "    INBOX_OPEN({bytes});");
+            let _ = writeln!(text, "    INBOX_OPEN({bytes}); CLUSTER_ARRIVE();");
         }
         if let Some((_, step)) = self.p.siblings {
             let _ = writeln!(text, "    b += (i64)which * {}; y += (i64)which * {step};", n * k);
@@ -182,7 +180,8 @@ impl Text<'_> {
 
     /// Adds up the partial sums of all groups and blocks, and finishes and stores them.
     pub(super) fn end(&self, body: &mut String) {
-        let Cut { rows, cluster, groups, .. } = *self.cut;
+        let Cut { rows, groups, .. } = *self.cut;
+        let inbox = self.cut.inbox();
         let (mi, ni) = self.warp_tiles();
         let (pitch, share, threads) = (self.cut.pitch(), self.cut.share(), self.cut.threads());
         if self.cut.sums == Sums::Halves {
@@ -191,12 +190,16 @@ impl Text<'_> {
         if self.p.aim == Aim::Throughput {
             body.push_str("    LATER_WORK_MAY_BEGIN();");
         }
+        // What was multiplied is read: its place is free, also for what others send.
+        let (free, met) = match inbox {
+            Some(_) => ("BARRIER(); CLUSTER_ARRIVE();", "BARRIER(); CLUSTER_WAIT();"),
+            None => ("BARRIER();", "BARRIER();"),
+        };
         let _ = writeln!(
             body,
-            "    float *const own = (float *)arena;\n    BARRIER();\n    UNROLL for (int i = 0; i < {mi}; i++) UNROLL for (int j = 0; j < {ni}; j++) {{ float *const to = own + (group * {rows} + wr + i * 16 + (lane >> 2)) * {pitch} + wc + j * 8 + (lane & 3) * 2; keep_8(to, acc[i][j]); keep_8(to + 8 * {pitch}, acc[i][j] + 2); }}\n    {}",
-            if cluster > 1 && self.inbox.is_none() { "CLUSTER_BARRIER();" } else { "BARRIER();" }
+            "    float *const own = (float *)arena;\n    {free}\n    UNROLL for (int i = 0; i < {mi}; i++) UNROLL for (int j = 0; j < {ni}; j++) {{ float *const to = own + (group * {rows} + wr + i * 16 + (lane >> 2)) * {pitch} + wc + j * 8 + (lane & 3) * 2; keep_8(to, acc[i][j]); keep_8(to + 8 * {pitch}, acc[i][j] + 2); }}\n    {met}"
         );
-        if let Some(at) = self.inbox {
+        if let Some(at) = inbox {
             // To the blocks that add it up, a row to one of them, each block beginning with its own.
             let side = self.wide() / 4;
             let all = groups * rows * side;
@@ -210,15 +213,7 @@ impl Text<'_> {
         } else {
             body.push_str("    float *const sums = own;\n");
         }
-        if self.p.norm.is_some() {
-            self.finish_rows(body)
-        } else {
-            self.finish(body)
-        }
-        if cluster > 1 && self.inbox.is_none() {
-            // What others read of this block's memory must stay.
-            body.push_str("    CLUSTER_MEETING();\n");
-        }
+        if self.p.norm.is_some() { self.finish_rows(body) } else { self.finish(body) }
     }
 
     /// Elements of the inner axis that stage `s` has for sure no more than.
@@ -326,17 +321,10 @@ impl Text<'_> {
     /// Statements that load what all groups and blocks have of `wide` sums from offset `at` on into `part`, all before the first is used; and that add
     /// them up into `s`, in order.
     fn gather(&self, wide: usize, part: &str) -> (String, String) {
-        let (groups, parts, pitch) = (self.cut.groups, self.parts(), self.cut.pitch());
-        let fetch = if self.inbox.is_some() {
-            format!("local_16({part}[p] + z, sums + p * {} + at + z)", self.cut.share() * pitch)
-        } else if self.cut.cluster > 1 {
-            format!(
-                "remote_16({part}[p] + z, sums + p % {groups} * {} + at + z, p / {groups})",
-                self.cut.rows * pitch
-            )
-        } else {
-            format!("local_16({part}[p] + z, sums + p * {} + at + z)", self.cut.rows * pitch)
-        };
+        let (parts, pitch) = (self.parts(), self.cut.pitch());
+        // From all blocks there are rows of the share alone, of this one all.
+        let rows = if self.cut.inbox().is_some() { self.cut.share() } else { self.cut.rows };
+        let fetch = format!("local_16({part}[p] + z, sums + p * {} + at + z)", rows * pitch);
         (
             format!(
                 "UNROLL for (int p = 0; p < {parts}; p++) UNROLL for (int z = 0; z < {wide}; z += 4) {fetch};"
@@ -350,11 +338,6 @@ impl Text<'_> {
                 ),
             },
         )
-    }
-
-    /// Which of the rows that are at hand is the `lr`-th of the block's share.
-    fn place(&self) -> String {
-        if self.inbox.is_some() { "lr".to_owned() } else { format!("(rank * {} + lr)", self.cut.share()) }
     }
 
     /// Columns of a block's tile that there are.
@@ -410,10 +393,9 @@ impl Text<'_> {
         let (load, add) = self.gather(8, "part");
         let _ = writeln!(
             body,
-            "    UNROLL for (int q = 0; q < {each}; q++) {{ const i32 x = TID + q * {}, lr = x / {groups}, c = x % {groups} * 8; const i32 at = {place} * {pitch} + c, r = row0 + rank * {share} + lr;\n    if (lr < {share} && r < {m} && column0 + c < {n}) {{ float part[{}][8]; {load}\n    {add}",
+            "    UNROLL for (int q = 0; q < {each}; q++) {{ const i32 x = TID + q * {}, lr = x / {groups}, c = x % {groups} * 8; const i32 at = lr * {pitch} + c, r = row0 + rank * {share} + lr;\n    if (lr < {share} && r < {m} && column0 + c < {n}) {{ float part[{}][8]; {load}\n    {add}",
             self.cut.threads(),
-            self.parts(),
-            place = self.place()
+            self.parts()
         );
         let part = |name: &str| {
             format!("(z & 1 ? high_of({half}(), {name}[q][z >> 1]) : low_of({half}(), {name}[q][z >> 1]))")
@@ -448,12 +430,11 @@ impl Text<'_> {
             let (side, threads) = (n.div_ceil(4), self.cut.threads());
             let _ = writeln!(
                 body,
-                "    float *const whole = sums + {};\n    UNROLL for (int f = 0; f < {}; f++) {{ const i32 x = TID + f * {threads}; if (x < {}) {{ const i32 lr = x / {side}, c = x % {side} * 4, at = {place} * {pitch} + c; float part[{}][4]; {load}\n    {add} keep_16(whole + lr * {pitch} + c, s); }} }}\n    BARRIER();",
+                "    float *const whole = sums + {};\n    UNROLL for (int f = 0; f < {}; f++) {{ const i32 x = TID + f * {threads}; if (x < {}) {{ const i32 lr = x / {side}, c = x % {side} * 4, at = lr * {pitch} + c; float part[{}][4]; {load}\n    {add} keep_16(whole + lr * {pitch} + c, s); }} }}\n    BARRIER();",
                 self.cut.sum_bytes() / 4,
                 (share * side).div_ceil(threads),
                 share * side,
-                self.parts(),
-                place = self.place()
+                self.parts()
             );
         }
         let (load, add) = if together {
@@ -463,7 +444,7 @@ impl Text<'_> {
             )
         } else {
             let (load, add) = self.gather(4, "part[q]");
-            (format!("const i32 at = {} * {pitch} + q * 128 + lane * 4; {load}", self.place()), add)
+            (format!("const i32 at = lr * {pitch} + q * 128 + lane * 4; {load}"), add)
         };
         let depth = if together { String::new() } else { format!("[{}]", self.parts()) };
         let _ = writeln!(
