@@ -78,7 +78,7 @@ pub(super) fn tensor_cores(
         from: &format!("warp * {at_once}"),
         to: &t.to_string(),
         stride: at_once * warps,
-        has_masks: false,
+        once: None,
     };
     text.push_str(&walk.queries());
     if staged {

@@ -110,7 +110,7 @@ impl<'a> IntoTile<'a> {
             let guard = if all.is_multiple_of(threads) { String::new() } else { format!("if (x < {all}) ") };
             let _ = writeln!(
                 text,
-                "    UNROLL for (int i = 0; i < {}; i++) {{ const {s} x = TID + i * {threads}, p = x % {chunks}, h = x / {chunks} % {heads}, r = x / {}, group = (rank * {heads} + h) / {}; {guard}copy_16(arena + {} + h * {} + r * {} + p * 16, {name} + ({} + (r < {t} ? r : 0) * ({s}){} + p * 8), r < {t}); }}",
+                "    UNROLL for (int i = 0; i < {}; i++) {{ const {s} x = TID + i * {threads}, p = x % {chunks}, h = x / {chunks} % {heads}, r = x / {}, group = (rank * {heads} + h) / {}; {guard}copy_16(arena + {} + h * {} + r * {} + p * 16, {name} + ({} + (r < {t} ? r : 0) * ({s}){} + p * 8), r < {t}); }}\n    COPIES_COMMIT();",
                 all.div_ceil(threads),
                 chunks * heads,
                 z.per_group,
@@ -128,7 +128,7 @@ impl<'a> IntoTile<'a> {
             key_bytes + value_bytes
         );
         let last = t.to_string();
-        let walk = |from, to, has_masks| Walk {
+        let walk = |from, to, once| Walk {
             op,
             inputs,
             z,
@@ -139,25 +139,26 @@ impl<'a> IntoTile<'a> {
             from,
             to,
             stride: self.at_once(),
-            has_masks,
+            once,
         };
-        let whole = walk("0", &last, false);
-        let arrived = "    COPIES_COMMIT(); COPIES_WAIT(0); BARRIER();\n";
+        let whole = walk("0", &last, None);
+        let arrived = "    COPIES_WAIT(0); BARRIER();\n";
         let middle = self.middle();
         if let (Some(middle), true) = (middle, self.apart(block)) {
-            // Each half of a head's keys has its warp; the queries, and a mask that is looked at once, are under way with the keys.
-            let step = middle <= self.at_once() && t - middle <= self.at_once();
+            // Each half of a head's keys has its warp; the queries, and a mask that is looked at once, are under way with the keys, the values with all that
+            // is done to keys that are looked at once.
+            let step = middle <= self.at_once() && t - middle <= self.at_once() && !op.causal;
             let _ = writeln!(
                 text,
-                "    const bool busy = (TID >> 5) < {}; const i32 unit = busy ? TID >> 5 : 0, part = unit / {tasks}, task = unit % {tasks}; {task}    const {s} begin = part * {middle}, from = busy ? begin : {t}, to = part != 0 ? {t} : {middle};",
+                "    const bool busy = (TID >> 5) < {}; const i32 unit = busy ? TID >> 5 : 0, part = unit / {tasks}, task = unit % {tasks}; {task}    const {s} begin = part * {middle}, from = busy ? begin : {t}, to = part != 0 ? {t} : {middle}; (void)from; (void)to;",
                 2 * tasks
             );
-            let walk = walk("from", "to", step && op.mask);
+            let walk = if step { walk("begin", "to", Some(arrived)) } else { walk("from", "to", None) };
             text.push_str(&walk.queries());
-            if walk.has_masks {
+            if step && op.mask {
                 text.push_str(&walk.masks("begin"));
             }
-            text.push_str(arrived);
+            text.push_str(if step { "    COPIES_WAIT(1); BARRIER();\n" } else { arrived });
             text.push_str(&walk.text());
             let joined = free + self.staged_bytes(heads);
             let _ = writeln!(
@@ -191,9 +192,9 @@ impl<'a> IntoTile<'a> {
                 let _ = writeln!(
                     text,
                     "    float other[{columns}][4], other_top0, other_top1, other_total0, other_total1; {{\n{}    other_top0 = top0; other_top1 = top1; other_total0 = total0; other_total1 = total1; UNROLL for (int n = 0; n < {columns}; n++) UNROLL for (int x = 0; x < 4; x++) other[n][x] = acc[n][x]; }}",
-                    walk("0", &middle, false).text()
+                    walk("0", &middle, None).text()
                 );
-                let second = walk(&middle, &last, false);
+                let second = walk(&middle, &last, None);
                 text.push_str(&second.text());
                 text.push_str(&second.join());
             } else {

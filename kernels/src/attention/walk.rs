@@ -22,8 +22,8 @@ pub(super) struct Walk<'a> {
     pub(super) from: &'a str,
     pub(super) to: &'a str,
     pub(super) stride: usize,
-    /// Whether the mask's elements are in registers already: those of [`Walk::masks`] for the one step that there is.
-    pub(super) has_masks: bool,
+    /// Whether there is one step, from `from` on: then [`Walk::masks`] comes first, and all threads of the block do what comes before the values.
+    pub(super) once: Option<&'a str>,
 }
 
 /// Keys and values in shared memory, rows of so many bytes.
@@ -138,11 +138,15 @@ impl Walk<'_> {
         } else {
             to
         };
+        let begin = match self.once {
+            Some(_) => format!("const {s} j = {from}; {{"),
+            None => format!("for ({s} j = {from}; j < {end}; j += {stride}) {{"),
+        };
         let _ = writeln!(
             text,
-            "    for ({s} j = {from}; j < {end}; j += {stride}) {{\n    float p[{tiles}][4];\n    UNROLL for (int n = 0; n < {tiles}; n++) UNROLL for (int x = 0; x < 4; x++) p[n][x] = 0;"
+            "    {begin}\n    float p[{tiles}][4];\n    UNROLL for (int n = 0; n < {tiles}; n++) UNROLL for (int x = 0; x < 4; x++) p[n][x] = 0;"
         );
-        if op.mask && !self.has_masks {
+        if op.mask && self.once.is_none() {
             text.push_str(&self.masks("j"));
         }
         if let Some(Staged { keys, pitches, .. }) = self.staged {
@@ -183,6 +187,9 @@ impl Walk<'_> {
                 text,
                 "    {{ float m = max_near(p[0][{x}], p[0][{y}]); UNROLL for (int n = 1; n < {tiles}; n++) m = max_near(m, max_near(p[n][{x}], p[n][{y}])); m = max_near(m, shuffle_xor(m, 1)); m = max_near(m, shuffle_xor(m, 2)); m = max_near(m, top{r}); const float from = m == -{INFINITY} ? 0.0f : m; const float by = top{r} == -{INFINITY} ? 0.0f : exp2_near(top{r} - from); top{r} = m; float sum = 0; UNROLL for (int n = 0; n < {tiles}; n++) {{ p[n][{x}] = exp2_near(p[n][{x}] - from); p[n][{y}] = exp2_near(p[n][{y}] - from); sum += p[n][{x}] + p[n][{y}]; }} total{r} = total{r} * by + sum; UNROLL for (int n = 0; n < {columns}; n++) {{ acc[n][{x}] *= by; acc[n][{y}] *= by; }} }}"
             );
+        }
+        if let Some(before) = self.once {
+            text.push_str(before);
         }
         let pack = |n: &str, x: usize| {
             format!("(u32){narrow}(p[{n}][{x}]).bits | (u32){narrow}(p[{n}][{}]).bits << 16", x + 1)

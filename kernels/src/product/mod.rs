@@ -103,7 +103,12 @@ impl Cut {
     }
 
     fn stage_bytes(&self) -> usize {
-        (self.rows + self.columns) * STAGE * 2
+        (self.rows + self.wide()) * STAGE * 2
+    }
+
+    /// Columns that a row of the weight's part has room for: what is swizzled stays among eight groups of 16 bytes.
+    fn wide(&self) -> usize {
+        self.columns.next_multiple_of(64)
     }
 
     /// Floats from one row of partial sums to the next: such that the rows of a fragment lie in different banks.
@@ -172,14 +177,16 @@ impl Cut {
         })
     }
 
-    /// The same sums by more and smaller blocks, if there is a way to have them.
-    fn quick(self, norm: bool) -> Option<Self> {
+    /// The same sums by more and smaller blocks, if there is a way to have them; `many` for several weights at once whose columns 96 divides.
+    fn quick(self, norm: bool, many: bool) -> Option<Self> {
         let Self { rows, columns, warps, cluster, depth, .. } = self;
         let cut = match (norm, self.sums) {
             (true, Sums::Halves) => {
                 Self { rows: 16, cluster: 2 * cluster, depth: depth / 2, sums: Sums::Pairs, ..self }
             }
             (true, _) if rows == 32 => Self { rows: 16, ..self },
+            // Of several weights there would be more blocks than have a multiprocessor each beside a kernel with clusters, and two on one take longer.
+            (false, _) if rows == 64 && many => Self { rows: 32, columns: 96, warps: (2, 2), ..self },
             (false, _) if rows == 64 => Self { rows: 32, columns, warps: (1, warps.0 * warps.1), ..self },
             _ => return None,
         };
@@ -188,10 +195,10 @@ impl Cut {
     }
 
     /// For what the kernel is made.
-    fn aimed(self, aim: Aim, norm: bool) -> Option<Self> {
-        match aim {
+    fn aimed(self, p: &Product<'_>, n: usize) -> Option<Self> {
+        match p.aim {
             Aim::Throughput => Some(self),
-            Aim::Latency => self.quick(norm),
+            Aim::Latency => self.quick(p.norm.is_some(), p.siblings.is_some() && n.is_multiple_of(96)),
         }
     }
 }
@@ -301,7 +308,7 @@ fn bind(mut kernel: Kernel, p: &Product<'_>, first: usize) -> Kernel {
 /// the very memory of the residual; it must not overlap any other input.
 pub fn product(p: &Product<'_>, aligned: impl Fn(&Operand) -> bool) -> Option<Kernel> {
     let Extents { m, n, k, across } = Extents::of(p, aligned)?;
-    let cut = Cut::new((m, n, k), p.norm.is_some(), p.clusters)?.aimed(p.aim, p.norm.is_some())?;
+    let cut = Cut::new((m, n, k), p.norm.is_some(), p.clusters)?.aimed(p, n)?;
     let text = Text { p, cut: &cut, m, n, k, across, half: storage(p.output.dtype) };
     let count = p.siblings.map_or(1, |s| s.0);
     let tiles = m.div_ceil(cut.rows) * n.div_ceil(cut.columns) * count;

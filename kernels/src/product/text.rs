@@ -255,7 +255,7 @@ impl Text<'_> {
     /// What a warp does with a stage.
     fn steps(&self) -> Steps<'_> {
         let (mi, ni) = self.warp_tiles();
-        let by_rows = (!self.across).then_some(self.cut.columns);
+        let by_rows = (!self.across).then(|| self.cut.wide());
         Steps { half: self.half, mi, ni, by_rows, left: self.cut.rows * 128 }
     }
 

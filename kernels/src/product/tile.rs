@@ -74,7 +74,7 @@ impl Part<'_> {
         format!(
             "    UNROLL for (int e = 0; e < {rounds}; e++) UNROLL for (int f = 0; f < {}; f++) {{ const i32 r = TID / {side} + e * {step}, c = TID % {side} + f * {side}, k = {k} + r; const bool there = {there}; {guard}copy_16({to} + r * {} + ((c ^ (r & 7)) << 4), {name} + (there ? (i64)k * {pitch} + {first} + c * 8 : 0), there); }}\n",
             length / 8 / side,
-            length * 2
+            length.next_multiple_of(64) * 2
         )
     }
 }
