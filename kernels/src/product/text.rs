@@ -149,7 +149,7 @@ impl Text<'_> {
             row_tiles * column_tiles
         );
         if self.cut.inbox().is_some() {
-            let bytes = self.parts() * self.cut.share() * self.wide() * 4;
+            let bytes = (self.parts() - self.cut.groups) * self.cut.share() * self.wide() * 4;
             let _ = writeln!(text, "    INBOX_OPEN({bytes}); CLUSTER_ARRIVE();");
         }
         if let Some((_, step)) = self.p.siblings {
@@ -200,18 +200,16 @@ impl Text<'_> {
             "    float *const own = (float *)arena;\n    {free}\n    UNROLL for (int i = 0; i < {mi}; i++) UNROLL for (int j = 0; j < {ni}; j++) {{ float *const to = own + (group * {rows} + wr + i * 16 + (lane >> 2)) * {pitch} + wc + j * 8 + (lane & 3) * 2; keep_8(to, acc[i][j]); keep_8(to + 8 * {pitch}, acc[i][j] + 2); }}\n    {met}"
         );
         if let Some(at) = inbox {
-            // To the blocks that add it up, a row to one of them, each block beginning with its own.
-            let side = self.wide() / 4;
-            let all = groups * rows * side;
+            // To the blocks that add it up, a row to one of them; each block begins with the next one.
+            let (side, sent) = (self.wide() / 4, rows - share);
+            let all = groups * sent * side;
             let guard = if all.is_multiple_of(threads) { String::new() } else { format!("if (x < {all}) ") };
             let _ = writeln!(
                 body,
-                "    float *const sums = (float *)(arena + {at});\n    UNROLL for (int f = 0; f < {}; f++) {{ const i32 x = TID + f * {threads}; {guard}{{ const i32 q = x % {side} * 4, g = x / {}, r = (x / {side} + rank * {share}) % {rows}; float v[4]; local_16(v, own + (g * {rows} + r) * {pitch} + q); push_16(sums + ((rank * {groups} + g) * {share} + r % {share}) * {pitch} + q, r / {share}, v); }} }}\n    INBOX_WAIT();",
+                "    float *const sums = (float *)(arena + {at});\n    UNROLL for (int f = 0; f < {}; f++) {{ const i32 x = TID + f * {threads}; {guard}{{ const i32 q = x % {side} * 4, g = x / {}, r = (x / {side} % {sent} + (rank + 1) * {share}) % {rows}; float v[4]; local_16(v, own + (g * {rows} + r) * {pitch} + q); push_16(sums + ((rank * {groups} + g) * {share} + r % {share}) * {pitch} + q, r / {share}, v); }} }}\n    INBOX_WAIT();",
                 all.div_ceil(threads),
-                side * rows,
+                side * sent,
             );
-        } else {
-            body.push_str("    float *const sums = own;\n");
         }
         if self.p.norm.is_some() { self.finish_rows(body) } else { self.finish(body) }
     }
@@ -322,9 +320,13 @@ impl Text<'_> {
     /// them up into `s`, in order.
     fn gather(&self, wide: usize, part: &str) -> (String, String) {
         let (parts, pitch) = (self.parts(), self.cut.pitch());
-        // From all blocks there are rows of the share alone, of this one all.
-        let rows = if self.cut.inbox().is_some() { self.cut.share() } else { self.cut.rows };
-        let fetch = format!("local_16({part}[p] + z, sums + p * {} + at + z)", rows * pitch);
+        let (groups, rows, share) = (self.cut.groups, self.cut.rows, self.cut.share());
+        let own = format!("own + (p % {groups} * {rows} + rank * {share}) * {pitch}");
+        let from = match self.cut.inbox() {
+            Some(_) => format!("(p / {groups} == rank ? {own} : sums + p * {})", share * pitch),
+            None => own,
+        };
+        let fetch = format!("local_16({part}[p] + z, {from} + at + z)");
         (
             format!(
                 "UNROLL for (int p = 0; p < {parts}; p++) UNROLL for (int z = 0; z < {wide}; z += 4) {fetch};"
@@ -430,7 +432,8 @@ impl Text<'_> {
             let (side, threads) = (n.div_ceil(4), self.cut.threads());
             let _ = writeln!(
                 body,
-                "    float *const whole = sums + {};\n    UNROLL for (int f = 0; f < {}; f++) {{ const i32 x = TID + f * {threads}; if (x < {}) {{ const i32 lr = x / {side}, c = x % {side} * 4, at = lr * {pitch} + c; float part[{}][4]; {load}\n    {add} keep_16(whole + lr * {pitch} + c, s); }} }}\n    BARRIER();",
+                "    float *const whole = {} + {};\n    UNROLL for (int f = 0; f < {}; f++) {{ const i32 x = TID + f * {threads}; if (x < {}) {{ const i32 lr = x / {side}, c = x % {side} * 4, at = lr * {pitch} + c; float part[{}][4]; {load}\n    {add} keep_16(whole + lr * {pitch} + c, s); }} }}\n    BARRIER();",
+                if self.cut.inbox().is_some() { "sums" } else { "own" },
                 self.cut.sum_bytes() / 4,
                 (share * side).div_ceil(threads),
                 share * side,
