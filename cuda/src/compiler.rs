@@ -110,6 +110,12 @@ impl Compiler {
         Self { context: context.clone(), functions: OnceCache::new(KEPT), folder, broken }
     }
 
+    /// Whether kernels may be for clusters of blocks: the device has them, and NVRTC knows how blocks send each other what they add up
+    /// (`st.async`, since CUDA 12.1).
+    pub(crate) fn has_clusters(&self) -> bool {
+        self.context.has_clusters() && nvrtc_version() >= (12, 1)
+    }
+
     /// The entry points of `kernels`, in order.
     pub(crate) fn functions(&self, kernels: &[Kernel]) -> Result<Vec<Arc<Function>>> {
         let mut missing: Vec<&Kernel> = Vec::new();

@@ -292,7 +292,7 @@ fn draft(program: &Program, i: usize, device: &Shared, uploads: &mut Uploads<'_>
     if let Some(found) = Siblings::find(program, i, device)? {
         return Ok(Draft::Siblings(found));
     }
-    if let Some(found) = fuse::find(program, i, device.context.has_clusters()) {
+    if let Some(found) = fuse::find(program, i, device.compiler.has_clusters()) {
         return Ok(Draft::Fused(found));
     }
     let (inputs, outputs) = (&step.inputs, &step.outputs);

@@ -104,7 +104,7 @@ impl Siblings {
                 inputs: &program.steps[i].inputs,
                 output: y,
                 constant: true,
-                clusters: device.context.has_clusters(),
+                clusters: device.compiler.has_clusters(),
                 siblings: Some((count, step / size)),
                 then: None,
                 norm: None,
