@@ -66,7 +66,18 @@ fn who_lost_its_slot_while_it_waited_for_a_turn_runs_as_a_guest() {
         assert!(run.is_guest(), "the stream is the lease's");
         // So the lease can end while it runs, and the slot is not lost (INV-2).
         drop(lease);
-        drop(run);
+        let mut next = pool.lease_deadline(Duration::ZERO).unwrap();
+        assert_eq!(pool.stats().unwrap().running, 1, "the guest still runs, whoever owns the stream");
+        thread::scope(|scope| {
+            let theirs = scope.spawn(|| *next.enter().unwrap());
+            while pool.stats().unwrap().guests == 0 {
+                assert!(!theirs.is_finished(), "two at once");
+                thread::yield_now();
+            }
+            drop(run);
+            assert_eq!(theirs.join().unwrap(), StreamId(0));
+        });
+        drop(next);
     });
     let mut lease = pool.lease_deadline(Duration::ZERO).unwrap();
     drop(lease.enter().unwrap());

@@ -180,5 +180,6 @@ mod tests {
             assert_eq!(done, 2);
             assert!(after < Duration::from_secs(10), "the ticket ended the wait, not the deadline");
         });
+        assert_eq!(*board.lines[0].sleepers.lock(), 0, "both waits are over: nobody is left to wake");
     }
 }
