@@ -152,17 +152,19 @@ fn after_a_scope_a_thread_has_the_binding_that_it_had_and_lets_go_of_it_at_its_e
     let mut lease = pool.lease().unwrap();
     for bound in [false, true] {
         let pool = &pool;
-        let thread = move || {
-            if bound {
-                drop(pool.enter().unwrap());
-            }
-            let before = pool.current();
-            lease.scope(|| assert_eq!(pool.enter().unwrap().stream(), lease.stream()));
-            assert_eq!((pool.current(), before.is_some()), (before, bound));
-            assert_ne!(pool.enter().unwrap().stream(), lease.stream(), "the lease is exclusive again");
-            lease
-        };
-        lease = thread::scope(|scope| scope.spawn(thread).join().unwrap());
+        lease = thread::scope(|scope| {
+            let thread = scope.spawn(move || {
+                if bound {
+                    drop(pool.enter().unwrap());
+                }
+                let before = pool.current();
+                lease.scope(|| assert_eq!(pool.enter().unwrap().stream(), lease.stream()));
+                assert_eq!((pool.current(), before.is_some()), (before, bound));
+                assert_ne!(pool.enter().unwrap().stream(), lease.stream(), "the lease is exclusive again");
+                lease
+            });
+            thread.join().unwrap()
+        });
         let stats = pool.stats().unwrap();
         assert_eq!((stats.leased, stats.bound_idle, stats.free), (1, 1, 1), "bound is the opener's alone");
     }
