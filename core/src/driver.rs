@@ -257,6 +257,7 @@ pub trait Driver: Send + Sync + 'static {
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
+    use crate::op::DType;
 
     #[test]
     fn a_part_begins_where_it_is_asked_to_and_leaves_nothing() {
@@ -271,6 +272,39 @@ mod tests {
         for (offset, bytes) in [(0, 513), (512, 1), (usize::MAX, 2)] {
             let beyond = std::panic::AssertUnwindSafe(|| Slice::of_segment(&segment, offset, bytes));
             assert!(std::panic::catch_unwind(beyond).is_err(), "{offset} and {bytes}");
+        }
+    }
+
+    #[test]
+    fn bindings_are_checked_port_by_port_and_the_error_says_what_is_needed() {
+        let segment = Segment::new(4096, 4096, Box::new(()));
+        let at = |offset, bytes| Slice::of_segment(&segment, offset, bytes);
+        let port = |bytes| Port { dtype: DType::U8, bytes };
+        let ports = (&[port(10), port(20)][..], &[port(30)][..]);
+        // Inputs may begin at any multiple of 16, the output anywhere.
+        let alignment = |place, _: &Port| if matches!(place, Place::Input(_)) { 16 } else { 1 };
+        let check = |inputs: &[Slice<'_>], outputs: &[Slice<'_>], arena| {
+            Bindings { inputs, outputs, arena }.check("p", ports, 256, alignment).map_err(|error| {
+                assert!(error.is_invalid_argument(), "{error}");
+                error.to_string()
+            })
+        };
+        let (a, b, out, arena) = (at(16, 10), at(48, 20), at(101, 30), at(256, 256));
+        assert_eq!(check(&[a, b], &[out], arena), Ok(()));
+        assert_eq!(check(&[at(16, 11), at(0, 99)], &[at(7, 31)], at(64, 257)), Ok(()), "more than is needed");
+        let refused: [(&[Slice<'_>], &[Slice<'_>], Slice<'_>, &str); 8] = [
+            (&[a], &[out], arena, "needs 2 input(s), got 1"),
+            (&[a, b], &[out, out], arena, "needs 1 output(s), got 2"),
+            (&[a, at(48, 19)], &[out], arena, "input 1 has 19 bytes, needs 20"),
+            (&[a, b], &[at(0, 1)], arena, "output 0 has 1 bytes, needs 30"),
+            (&[at(8, 10), b], &[out], arena, "input 0 is at address 0x1008, needs an alignment of 16 bytes"),
+            (&[a, at(49, 20)], &[out], arena, "input 1 is at address 0x1031, needs an alignment of 16 bytes"),
+            (&[a, b], &[out], at(256, 255), "the arena has 255 bytes at 0x1100, needs 256 aligned to 64"),
+            (&[a, b], &[out], at(32, 256), "the arena has 256 bytes at 0x1020, needs 256 aligned to 64"),
+        ];
+        for (inputs, outputs, arena, why) in refused {
+            let text = check(inputs, outputs, arena).unwrap_err();
+            assert!(text.contains("program 'p'") && text.contains(why), "'{why}' is not in: {text}");
         }
     }
 }

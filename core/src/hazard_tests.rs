@@ -177,6 +177,22 @@ fn pruning_changes_no_answer_but_drops_what_is_done() {
 }
 
 #[test]
+fn a_read_that_is_done_says_that_the_write_before_it_is_also_to_who_has_not_heard_of_the_write() {
+    let mut hazards = Hazards::new();
+    let write = Ticket { stream: StreamId(0), number: 1 };
+    let reads = [1, 2].map(|stream| Ticket { stream: StreamId(stream), number: 1 });
+    hazards.record(Access::Write, write);
+    reads.iter().for_each(|read| hazards.record(Access::Read, *read));
+    let mut done = VectorClock::new();
+    hazards.prune(&done);
+    assert_eq!(hazards.recorded().count(), 3);
+    // Looked at stream 0 before the write was done, and at stream 1 after the read was.
+    done.observe(reads[0]);
+    hazards.prune(&done);
+    assert_eq!(hazards.recorded().collect::<Vec<_>>(), [(Access::Read, reads[1])]);
+}
+
+#[test]
 fn a_frozen_buffer_is_read_freely_and_never_written() {
     let mut hazards = Hazards::new();
     let write = Ticket { stream: StreamId(1), number: 4 };

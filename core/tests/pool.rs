@@ -542,11 +542,14 @@ fn a_thread_may_use_many_pools() {
 }
 
 #[test]
-fn a_lease_says_which_stream_and_which_ownership_of_it_it_is() {
+fn a_lease_and_its_sections_say_which_stream_and_which_ownership_of_it_they_are_of() {
     let fixture = pool(1, Policy::Refuse);
-    let first = fixture.pool.lease().unwrap();
+    let mut first = fixture.pool.lease().unwrap();
     let generation = first.generation();
     assert_eq!(format!("{first:?}"), format!("StreamLease {{ stream: 0, generation: {generation}, .. }}"));
+    let running = format!("{:?}", first.enter().unwrap());
+    let grant = format!("Grant {{ slot: 0, generation: {generation} }}");
+    assert_eq!(running, format!("Running {{ grant: {grant}, guest: false, .. }}"));
     drop(first);
     let second = fixture.pool.lease().unwrap();
     assert!(second.generation() > generation, "no two owners of a stream have the same");

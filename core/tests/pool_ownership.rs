@@ -66,7 +66,18 @@ fn who_lost_its_slot_while_it_waited_for_a_turn_runs_as_a_guest() {
         assert!(run.is_guest(), "the stream is the lease's");
         // So the lease can end while it runs, and the slot is not lost (INV-2).
         drop(lease);
-        drop(run);
+        let mut next = pool.lease_deadline(Duration::ZERO).unwrap();
+        assert_eq!(pool.stats().unwrap().running, 1, "the guest still runs, whoever owns the stream");
+        thread::scope(|scope| {
+            let theirs = scope.spawn(|| *next.enter().unwrap());
+            while pool.stats().unwrap().guests == 0 {
+                assert!(!theirs.is_finished(), "two at once");
+                thread::yield_now();
+            }
+            drop(run);
+            assert_eq!(theirs.join().unwrap(), StreamId(0));
+        });
+        drop(next);
     });
     let mut lease = pool.lease_deadline(Duration::ZERO).unwrap();
     drop(lease.enter().unwrap());
@@ -141,17 +152,19 @@ fn after_a_scope_a_thread_has_the_binding_that_it_had_and_lets_go_of_it_at_its_e
     let mut lease = pool.lease().unwrap();
     for bound in [false, true] {
         let pool = &pool;
-        let thread = move || {
-            if bound {
-                drop(pool.enter().unwrap());
-            }
-            let before = pool.current();
-            lease.scope(|| assert_eq!(pool.enter().unwrap().stream(), lease.stream()));
-            assert_eq!((pool.current(), before.is_some()), (before, bound));
-            assert_ne!(pool.enter().unwrap().stream(), lease.stream(), "the lease is exclusive again");
-            lease
-        };
-        lease = thread::scope(|scope| scope.spawn(thread).join().unwrap());
+        lease = thread::scope(|scope| {
+            let thread = scope.spawn(move || {
+                if bound {
+                    drop(pool.enter().unwrap());
+                }
+                let before = pool.current();
+                lease.scope(|| assert_eq!(pool.enter().unwrap().stream(), lease.stream()));
+                assert_eq!((pool.current(), before.is_some()), (before, bound));
+                assert_ne!(pool.enter().unwrap().stream(), lease.stream(), "the lease is exclusive again");
+                lease
+            });
+            thread.join().unwrap()
+        });
         let stats = pool.stats().unwrap();
         assert_eq!((stats.leased, stats.bound_idle, stats.free), (1, 1, 1), "bound is the opener's alone");
     }

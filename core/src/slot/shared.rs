@@ -88,9 +88,9 @@ pub(super) struct Registry {
     pub(super) queue: VecDeque<Arc<Waiter>>,
     /// The free slots except slot 0, the longest free first: sequential threads wander over all of them.
     pub(super) free: VecDeque<u32>,
-    /// Where the next scan for an idle binding starts.
+    /// Where the next scan for an idle binding starts, modulo the pool's size.
     scan: u32,
-    /// Where the next guest goes (policy `Share`).
+    /// Where the next guest goes (policy `Share`), modulo the pool's size.
     share: u32,
     pub(super) closed: bool,
 }
@@ -196,7 +196,7 @@ impl<T: Send + 'static> Shared<T> {
             if slot != 0
                 && let Some(grant) = self.try_assign(slot, want)
             {
-                registry.scan = (slot + 1) % size;
+                registry.scan = slot + 1;
                 return Some(grant);
             }
         }
@@ -378,7 +378,7 @@ impl<T: Send + 'static> Shared<T> {
             if matches!(cell.turn, Turn::Taken { by, .. } if by == me) {
                 continue; // It would wait for itself.
             }
-            registry.share = (slot + 1) % size;
+            registry.share = slot + 1;
             if !cell.is_idle() {
                 return Ok(Step::Wait(queue_for_turn(&mut cell, slot, None)));
             }
@@ -502,13 +502,11 @@ impl<T: Send + 'static> Shared<T> {
                 if cell.turn != Turn::Passed {
                     return; // The pool closed.
                 }
+                // Whoever waits for a slot does not wait for this: a turn that was passed keeps nobody from taking it.
                 let next = cell.end_turn(slot);
                 drop(cell);
                 if let Some(next) = next {
                     next.wake();
-                }
-                if self.waiting.load(Ordering::Relaxed) > 0 {
-                    self.hand_over(slot);
                 }
             }
         }

@@ -165,3 +165,86 @@ pub(super) fn thread_token(make: impl FnOnce() -> ThreadToken) -> ThreadToken {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn a_deadline_passes_when_its_time_has_come_and_never_does_not() {
+        let soon = Deadline::after(Duration::from_millis(5));
+        assert!(!Deadline::after(PATIENCE).passed() && Deadline::after(Duration::ZERO).passed());
+        assert!(
+            Deadline::after(PATIENCE).remaining().is_some_and(|left| left <= PATIENCE && !left.is_zero())
+        );
+        std::thread::sleep(Duration::from_millis(5));
+        assert!(soon.passed());
+        assert_eq!(soon.remaining(), Some(Duration::ZERO));
+        for never in [Deadline::NEVER, Deadline::after(Duration::MAX)] {
+            assert!(!never.passed());
+            assert_eq!(never.remaining(), None);
+        }
+    }
+
+    #[test]
+    fn a_wait_that_nobody_ends_lasts_until_its_deadline_and_says_so() {
+        let (lock, condition) = (Mutex::new(()), Condvar::new());
+        let start = Instant::now();
+        let mut passed = false;
+        let deadline = Deadline::after(Duration::from_millis(5));
+        let mut held = lock.lock();
+        while !passed {
+            (held, passed) = condition.wait_until(held, deadline);
+        }
+        drop(held);
+        assert!(deadline.passed() && start.elapsed() >= Duration::from_millis(5));
+    }
+
+    #[test]
+    fn one_notification_wakes_one_that_waits() {
+        let (tokens, condition) = (Mutex::new(0), Condvar::new());
+        let take = || {
+            let mut left = tokens.lock();
+            while *left == 0 {
+                let passed;
+                (left, passed) = condition.wait_until(left, Deadline::after(PATIENCE));
+                assert!(!passed, "the notification is lost");
+            }
+            *left -= 1;
+        };
+        std::thread::scope(|scope| {
+            let waiters = [scope.spawn(take), scope.spawn(take)];
+            for _ in 0..2 {
+                // Both sleep, as likely as not: a token that is there before its taker is no notification.
+                std::thread::sleep(Duration::from_millis(10));
+                *tokens.lock() += 1;
+                condition.notify_one();
+            }
+            waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
+        });
+        assert_eq!(tokens.into_inner(), 0);
+    }
+
+    #[test]
+    fn a_lock_that_is_free_is_had_without_waiting_and_one_that_is_held_is_not() {
+        let mut lock = Mutex::new(7);
+        let held = lock.try_lock().expect("it is free");
+        assert!(lock.try_lock().is_none());
+        drop(held);
+        // A panic with the lock held poisons nothing.
+        let panicked = std::thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    let mut value = lock.lock();
+                    *value += 1;
+                    std::panic::resume_unwind(Box::new("user code"));
+                })
+                .join()
+        });
+        assert!(panicked.is_err());
+        assert_eq!((lock.try_lock().map(|value| *value), *lock.lock()), (Some(8), 8));
+        assert_eq!((*lock.get_mut(), lock.into_inner()), (8, 8));
+    }
+}

@@ -155,6 +155,8 @@ mod tests {
         progress.publish(3);
         progress.publish(2);
         assert_eq!((board.done(StreamId(0)), board.done(StreamId(1)), board.done(StreamId(9))), (0, 3, 0));
+        let done = [2, 3, 4].map(|number| board.is_done(ticket(1, number)));
+        assert_eq!(done, [true, true, false], "all up to the newest");
         let mut known = VectorClock::new();
         board.read_into(&mut known);
         assert!(known.covers(ticket(1, 3)) && !known.covers(ticket(1, 4)) && !known.covers(ticket(0, 1)));
@@ -180,5 +182,6 @@ mod tests {
             assert_eq!(done, 2);
             assert!(after < Duration::from_secs(10), "the ticket ended the wait, not the deadline");
         });
+        assert_eq!(*board.lines[0].sleepers.lock(), 0, "both waits are over: nobody is left to wake");
     }
 }

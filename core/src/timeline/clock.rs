@@ -48,9 +48,7 @@ impl VectorClock {
 
     /// Learns all that `other` knows.
     pub fn join(&mut self, other: &VectorClock) {
-        if self.done.len() < other.done.len() {
-            self.done.resize(other.done.len(), 0);
-        }
+        self.done.resize(self.done.len().max(other.done.len()), 0);
         for (mine, theirs) in self.done.iter_mut().zip(&other.done) {
             *mine = (*theirs).max(*mine);
         }
@@ -118,6 +116,18 @@ mod tests {
                         assert!(join.is_within(c), "no smaller bound");
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_is_within_another_that_covers_all_that_it_covers_and_equal_if_both_do() {
+        for a in all() {
+            for b in all() {
+                let within =
+                    |a: &VectorClock, b: &VectorClock| tickets().all(|t| !a.covers(t) || b.covers(t));
+                assert_eq!(a.is_within(&b), within(&a, &b), "{a:?} {b:?}");
+                assert_eq!(a == b, within(&a, &b) && within(&b, &a), "{a:?} {b:?}");
             }
         }
     }

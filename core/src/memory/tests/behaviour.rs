@@ -28,6 +28,8 @@ fn a_freed_block_is_the_next_of_its_class_and_costs_the_device_nothing() {
     assert_eq!(again.address(), address);
     assert_ne!(again.id(), id, "an id is never used twice");
     assert_eq!(device.calls.load(Ordering::SeqCst), 1);
+    let stats = pool.stats();
+    assert_eq!((stats.allocations, stats.driver_allocations, stats.reclaimed), (2, 1, 0));
     pool.check();
 }
 
