@@ -56,20 +56,19 @@ fn refused(library: &Library, text: &str, architecture: &str) -> Option<String> 
     }
 }
 
-#[test]
-fn the_text_for_cuda_compiles() {
-    let Some(path) = std::env::var_os("STREAMPOOL_NVRTC") else {
-        println!("not run: STREAMPOOL_NVRTC names no libnvrtc.so (pip install nvidia-cuda-nvrtc has one)");
-        return;
-    };
+/// NVRTC, if there is one.
+fn library() -> Option<Library> {
+    let path = std::env::var_os("STREAMPOOL_NVRTC")?;
     // SAFETY: NVRTC's constructors do nothing but set itself up.
-    let library = unsafe { Library::new(&path) }.expect("the library loads");
-    let mut cases = Cases::new(1);
-    cases.all();
-    let all: BTreeMap<String, Kernel> =
-        cases.list.iter().flat_map(kernels).map(|k| (k.name.clone(), k)).collect();
-    let all: Vec<&Kernel> = all.values().collect();
-    for architecture in ["sm_80", "sm_90"] {
+    Some(unsafe { Library::new(&path) }.expect("the library loads"))
+}
+
+/// Panics if NVRTC is there and does not compile one of `kernels`.
+pub(crate) fn check<'a>(kernels: impl IntoIterator<Item = &'a Kernel>, architectures: &[&str]) {
+    let Some(library) = library() else { return };
+    let all: BTreeMap<&str, &Kernel> = kernels.into_iter().map(|k| (&*k.name, k)).collect();
+    let all: Vec<&Kernel> = all.into_values().collect();
+    for architecture in architectures {
         for part in all.chunks(AT_ONCE) {
             let text: String = part.iter().map(|k| k.source(Dialect::Cuda)).collect();
             if let Some(why) = refused(&library, &(prelude(Dialect::Cuda) + &text), architecture) {
@@ -77,6 +76,18 @@ fn the_text_for_cuda_compiles() {
             }
         }
     }
-    println!("{} kernels compile for compute capability 8.0 and 9.0", all.len());
+    println!("{} kernels compile for {}", all.len(), architectures.join(" and "));
+}
+
+#[test]
+fn the_text_for_cuda_compiles() {
+    let Some(library) = library() else {
+        println!("not run: STREAMPOOL_NVRTC names no libnvrtc.so (pip install nvidia-cuda-nvrtc has one)");
+        return;
+    };
+    let mut cases = Cases::new(1);
+    cases.all();
+    let all: Vec<Kernel> = cases.list.iter().flat_map(kernels).collect();
+    check(&all, &["sm_80", "sm_90"]);
     assert!(refused(&library, "not a kernel", "sm_90").is_some(), "NVRTC takes anything");
 }
