@@ -231,6 +231,17 @@ mod tests {
         Op::Map(Map::unary(Unary::Gelu))
     }
 
+    fn norm() -> Op {
+        Op::LayerNorm(LayerNorm {
+            axis: 2,
+            epsilon: F32::new(1e-5),
+            rms: false,
+            scale: true,
+            bias: false,
+            residual: false,
+        })
+    }
+
     fn steps(program: &Program) -> usize {
         find(program, 0, true).map_or(0, |f| f.steps)
     }
@@ -240,16 +251,8 @@ mod tests {
         for to in [Place::Arena(4096), Place::Arena(65536), Place::Output(0)] {
             assert_eq!(steps(&program(gelu(), vec![], dense(to, &[1, 24, 128]))), 2, "{to:?}");
         }
-        let norm = LayerNorm {
-            axis: 2,
-            epsilon: F32::new(1e-5),
-            rms: false,
-            scale: true,
-            bias: false,
-            residual: false,
-        };
         let scale = dense(Place::Constant(1), &[128]);
-        let with_norm = program(Op::LayerNorm(norm), vec![scale], dense(Place::Output(0), &[1, 24, 128]));
+        let with_norm = program(norm(), vec![scale], dense(Place::Output(0), &[1, 24, 128]));
         assert_eq!(steps(&with_norm), 2);
         // Without clusters no block has whole rows of a long sum, but of a short one it has.
         assert!(find(&with_norm, 0, false).is_some());
@@ -300,20 +303,12 @@ mod tests {
             step(Op::Gather(Gather { axis: 0 }), inputs, dense(Place::Arena(to), &[1, 24, 128]))
         };
         let at = |at: usize| dense(Place::Arena(at), &[1, 24, 128]);
-        let norm = LayerNorm {
-            axis: 2,
-            epsilon: F32::new(1e-5),
-            rms: false,
-            scale: true,
-            bias: false,
-            residual: false,
-        };
         let program = |sum: usize, to: usize| Program {
             steps: vec![
                 gather(0),
                 gather(8192),
                 step(Op::Map(Map::binary(Binary::Add)), vec![at(0), at(8192)], at(sum)),
-                step(Op::LayerNorm(norm.clone()), vec![at(sum), dense(Place::Constant(1), &[128])], at(to)),
+                step(norm(), vec![at(sum), dense(Place::Constant(1), &[128])], at(to)),
             ],
             arena_bytes: 1 << 20,
             ..Program::default()

@@ -22,7 +22,7 @@ pub(super) struct Walk<'a> {
     pub(super) from: &'a str,
     pub(super) to: &'a str,
     pub(super) stride: usize,
-    /// Whether there is one step, from `from` on: then [`Walk::masks`] comes first, and all threads of the block do what comes before the values.
+    /// If there is one step, from `from` on: what comes before the values. All threads of the block do it, and [`Walk::masks`] has come first.
     pub(super) once: Option<&'a str>,
 }
 

@@ -103,12 +103,7 @@ impl Cut {
     }
 
     fn stage_bytes(&self) -> usize {
-        (self.rows + self.wide()) * STAGE * 2
-    }
-
-    /// Columns that a row of the weight's part has room for: what is swizzled stays among eight groups of 16 bytes.
-    fn wide(&self) -> usize {
-        self.columns.next_multiple_of(64)
+        (self.rows + tile::room(self.columns)) * STAGE * 2
     }
 
     /// Floats from one row of partial sums to the next: such that the rows of a fragment lie in different banks.

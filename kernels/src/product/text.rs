@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use streampool_core::op::{Binary, Instr};
 
-use super::tile::{Part, Steps};
+use super::tile::{Part, Steps, room};
 use super::{Aim, Cut, Product, STAGE, Sums};
 use crate::emit::{activate, float};
 use crate::map::expression;
@@ -149,7 +149,7 @@ impl Text<'_> {
             row_tiles * column_tiles
         );
         if self.cut.inbox().is_some() {
-            let bytes = (self.parts() - self.cut.groups) * self.cut.share() * self.wide() * 4;
+            let bytes = (self.parts() - self.cut.groups) * self.cut.share() * self.filled() * 4;
             let _ = writeln!(text, "    INBOX_OPEN({bytes}); CLUSTER_ARRIVE();");
         }
         if let Some((_, step)) = self.p.siblings {
@@ -201,7 +201,7 @@ impl Text<'_> {
         );
         if let Some(at) = inbox {
             // To the blocks that add it up, a row to one of them; each block begins with the next one.
-            let (side, sent) = (self.wide() / 4, rows - share);
+            let (side, sent) = (self.filled() / 4, rows - share);
             let all = groups * sent * side;
             let guard = if all.is_multiple_of(threads) { String::new() } else { format!("if (x < {all}) ") };
             let _ = writeln!(
@@ -253,7 +253,7 @@ impl Text<'_> {
     /// What a warp does with a stage.
     fn steps(&self) -> Steps<'_> {
         let (mi, ni) = self.warp_tiles();
-        let by_rows = (!self.across).then(|| self.cut.wide());
+        let by_rows = (!self.across).then(|| room(self.cut.columns));
         Steps { half: self.half, mi, ni, by_rows, left: self.cut.rows * 128 }
     }
 
@@ -343,7 +343,7 @@ impl Text<'_> {
     }
 
     /// Columns of a block's tile that there are.
-    fn wide(&self) -> usize {
+    fn filled(&self) -> usize {
         if self.p.norm.is_some() { self.n } else { self.cut.columns }
     }
 

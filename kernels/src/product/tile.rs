@@ -11,6 +11,11 @@ fn passes(n: usize, at_once: usize, guard: &str) -> (usize, String) {
     (n.div_ceil(at_once), guard)
 }
 
+/// Columns for which a row of a weight's part has room, if it holds `columns`: what is swizzled stays among eight groups of 16 bytes.
+pub(super) fn room(columns: usize) -> usize {
+    columns.next_multiple_of(64)
+}
+
 fn condition(terms: &[String]) -> String {
     if terms.is_empty() { "true".to_owned() } else { terms.join(" && ") }
 }
@@ -74,7 +79,7 @@ impl Part<'_> {
         format!(
             "    UNROLL for (int e = 0; e < {rounds}; e++) UNROLL for (int f = 0; f < {}; f++) {{ const i32 r = TID / {side} + e * {step}, c = TID % {side} + f * {side}, k = {k} + r; const bool there = {there}; {guard}copy_16({to} + r * {} + ((c ^ (r & 7)) << 4), {name} + (there ? (i64)k * {pitch} + {first} + c * 8 : 0), there); }}\n",
             length / 8 / side,
-            length.next_multiple_of(64) * 2
+            room(length) * 2
         )
     }
 }
