@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use streampool_core::once::OnceCache;
 use streampool_core::sync::Deadline;
 use streampool_core::{Error, Result};
-use streampool_kernels::{Dialect, Kernel, prelude};
+use streampool_kernels::{Dialect, Kernel, Target, prelude};
 
 use crate::context::Context;
 use crate::leaving;
@@ -110,10 +110,11 @@ impl Compiler {
         Self { context: context.clone(), functions: OnceCache::new(KEPT), folder, broken }
     }
 
-    /// Whether kernels may be for clusters of blocks: the device has them, and NVRTC knows how blocks send each other what they add up
+    /// What kernels are made for: with clusters where the device has them and NVRTC knows how their blocks send each other what they add up
     /// (`st.async`, since CUDA 12.1).
-    pub(crate) fn has_clusters(&self) -> bool {
-        self.context.has_clusters() && nvrtc_version() >= (12, 1)
+    pub(crate) fn target(&self) -> Target {
+        let clusters = self.context.has_clusters() && nvrtc_version() >= (12, 1);
+        Target { shared: self.context.shared_bytes, clusters }
     }
 
     /// The entry points of `kernels`, in order.

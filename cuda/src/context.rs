@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use cudarc::driver::sys::{self, CUcontext, CUdevice, CUdevice_attribute, CUevent};
 use streampool_core::{Error, Result};
+use streampool_kernels::Target;
 
 use crate::leaving;
 use crate::library::{check, has_capability, has_ordinal, start};
@@ -18,6 +19,8 @@ pub(crate) struct Context {
     /// Compute capability, major and minor.
     pub(crate) capability: (i32, i32),
     pub(crate) processors: i32,
+    /// Bytes of shared memory that a block can ask for.
+    pub(crate) shared_bytes: usize,
     /// Whether streams can wait for 64-bit words.
     pub(crate) waits: bool,
     /// Never recorded: asking it tells whether the context still works, and nothing else.
@@ -67,6 +70,9 @@ impl Context {
         has_capability(ordinal, capability)?;
         let waits = attribute(A::CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS)? != 0;
         let processors = attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        // The driver never says less than this; should it, kernels would be refused when they are loaded.
+        let shared_bytes = attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let shared_bytes = usize::try_from(shared_bytes).unwrap_or(0).max(Target::LEAST.shared);
         leaving::prepare();
         // SAFETY: the driver ended the name with a zero.
         let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned();
@@ -77,6 +83,7 @@ impl Context {
             memory_bytes,
             capability,
             processors,
+            shared_bytes,
             waits,
             probe,
             lost: OnceLock::new(),

@@ -23,6 +23,7 @@ mod recurrent;
 mod reduce;
 mod resize;
 mod sort;
+mod target;
 mod window;
 
 use streampool_core::op::{Op, Operand};
@@ -30,6 +31,7 @@ use streampool_core::op::{Op, Operand};
 pub use embedded::{Value, embedded};
 pub use matmul::{epilogue, vectors};
 pub use product::{Aim, Product, attended, product};
+pub use target::Target;
 
 /// Which device's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -251,10 +253,10 @@ impl Fnv {
     }
 }
 
-/// The kernels of one operation, in order. `None` if there are none for it (a library or the CPU must do it). No kernel for nothing to do.
+/// The kernels of one operation on such a device, in order. `None` if there are none for it (a library or the CPU must do it). No kernel for nothing to do.
 ///
 /// The operands are those of a checked step: they fit the operation.
-pub fn lower(op: &Op, inputs: &[Operand], outputs: &[Operand]) -> Option<Vec<Kernel>> {
+pub fn lower(op: &Op, inputs: &[Operand], outputs: &[Operand], target: Target) -> Option<Vec<Kernel>> {
     if outputs.iter().all(|o| o.layout.shape.is_empty()) {
         return Some(Vec::new());
     }
@@ -281,7 +283,7 @@ pub fn lower(op: &Op, inputs: &[Operand], outputs: &[Operand]) -> Option<Vec<Ker
         Op::ConvTranspose(o) => Some(window::conv_transpose(o, inputs, &outputs[0])),
         Op::MatMul(o) => Some(matmul::lower(o, inputs, &outputs[0])),
         Op::MatMulInteger(o) => Some(matmul::integer(o, inputs, &outputs[0])),
-        Op::Attention(o) => Some(attention::lower(o, inputs, &outputs[0])),
+        Op::Attention(o) => Some(attention::lower(o, inputs, &outputs[0], target)),
         Op::Random(o) => Some(random::random(o, &outputs[0])),
         Op::Resize(o) => resize::resize(o, &inputs[0], &outputs[0]),
         Op::Recurrent(o) => recurrent::lower(o, inputs, outputs),

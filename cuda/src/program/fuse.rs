@@ -2,7 +2,7 @@
 //! norm and the gathers and the expression before it.
 
 use streampool_core::op::{Op, Operand, Place, Program, Step};
-use streampool_kernels::{Aim, Kernel, Product, Value, attended, embedded, product, vectors};
+use streampool_kernels::{Aim, Kernel, Product, Target, Value, attended, embedded, product, vectors};
 
 use super::place::{INPUT_ALIGNMENT, alignment, dead, overlap, same};
 
@@ -20,13 +20,13 @@ pub(super) struct Fused {
     pub(super) name: Option<String>,
 }
 
-/// The kernel for step `i` and, if possible, steps after it. `clusters` tells whether the device's blocks form them.
-pub(super) fn find(program: &Program, i: usize, clusters: bool) -> Option<Fused> {
+/// The kernel for step `i` and, if possible, steps after it. `target` is the device.
+pub(super) fn find(program: &Program, i: usize, target: Target) -> Option<Fused> {
     let attention = || {
         let step = &program.steps[i];
         let Op::Attention(op) = &step.op else { return None };
         let y = step.outputs.first()?;
-        Part::both(program, i + 1, clusters).find_map(|part| {
+        Part::both(program, i + 1, target).find_map(|part| {
             let read = step.inputs.iter().chain(part.read());
             (part.takes(y) && part.sound(program, read, &[y]))
                 .then(|| part.fused(&step.inputs, 1, |p| attended(op, &step.inputs, p, aligned)))
@@ -34,7 +34,7 @@ pub(super) fn find(program: &Program, i: usize, clusters: bool) -> Option<Fused>
         })
     };
     let single = || {
-        Part::both(program, i, clusters).find_map(|part| {
+        Part::both(program, i, target).find_map(|part| {
             let inputs = part.product.inputs;
             part.sound(program, part.read().chain(&inputs[..1]), &[])
                 .then(|| part.fused(&inputs[..1], 0, |p| product(p, aligned)))
@@ -98,7 +98,7 @@ struct Part<'a> {
 
 impl<'a> Part<'a> {
     /// The product of step `i` with the step after it, and alone.
-    fn both(program: &'a Program, i: usize, clusters: bool) -> impl Iterator<Item = Self> {
+    fn both(program: &'a Program, i: usize, target: Target) -> impl Iterator<Item = Self> {
         let alone = move || {
             let step = program.steps.get(i)?;
             let Op::MatMul(op) = &step.op else { return None };
@@ -112,7 +112,7 @@ impl<'a> Part<'a> {
                 inputs: &step.inputs,
                 output: y,
                 constant: weights.iter().all(constant),
-                clusters,
+                target,
                 siblings: None,
                 then: None,
                 norm: None,
@@ -205,7 +205,7 @@ mod tests {
         Step, Unary,
     };
 
-    use super::find;
+    use super::{Target, find};
 
     fn dense(place: Place, shape: &[usize]) -> Operand {
         Operand { place, dtype: DType::F16, layout: Layout::contiguous(shape) }
@@ -242,8 +242,10 @@ mod tests {
         })
     }
 
+    const HOPPER: Target = Target { shared: 227 << 10, clusters: true };
+
     fn steps(program: &Program) -> usize {
-        find(program, 0, true).map_or(0, |f| f.steps)
+        find(program, 0, HOPPER).map_or(0, |f| f.steps)
     }
 
     #[test]
@@ -255,7 +257,7 @@ mod tests {
         let with_norm = program(norm(), vec![scale], dense(Place::Output(0), &[1, 24, 128]));
         assert_eq!(steps(&with_norm), 2);
         // Without clusters no block has whole rows of a long sum, but of a short one it has.
-        assert!(find(&with_norm, 0, false).is_some());
+        assert!(find(&with_norm, 0, Target::LEAST).is_some());
     }
 
     #[test]
@@ -315,7 +317,7 @@ mod tests {
         };
         assert_eq!(steps(&program(0, 0)), 4, "in place");
         assert_eq!(steps(&program(16384, 32768)), 4, "each elsewhere");
-        assert_eq!(find(&program(0, 0), 2, true).map(|f| f.steps), Some(2), "the expression and the norm");
+        assert_eq!(find(&program(0, 0), 2, HOPPER).map(|f| f.steps), Some(2), "the expression and the norm");
         let mut read_again = program(16384, 32768);
         read_again.steps.push(step(gelu(), vec![at(8192)], dense(Place::Output(0), &[1, 24, 128])));
         assert_eq!(steps(&read_again), 0);

@@ -292,7 +292,7 @@ fn draft(program: &Program, i: usize, device: &Shared, uploads: &mut Uploads<'_>
     if let Some(found) = Siblings::find(program, i, device)? {
         return Ok(Draft::Siblings(found));
     }
-    if let Some(found) = fuse::find(program, i, device.compiler.has_clusters()) {
+    if let Some(found) = fuse::find(program, i, device.compiler.target()) {
         return Ok(Draft::Fused(found));
     }
     let (inputs, outputs) = (&step.inputs, &step.outputs);
@@ -329,7 +329,7 @@ fn draft(program: &Program, i: usize, device: &Shared, uploads: &mut Uploads<'_>
             return Ok(Draft::Gemm(gemm, tail));
         }
     }
-    match lower(&step.op, inputs, outputs) {
+    match lower(&step.op, inputs, outputs, device.compiler.target()) {
         Some(kernels) => Ok(Draft::Kernels(kernels)),
         None if device.strict => Err(host_step::refused(&step.op)),
         None => Ok(Draft::Host(HostStep::new(&device.cpu, program, step)?)),

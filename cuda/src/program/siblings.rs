@@ -104,7 +104,7 @@ impl Siblings {
                 inputs: &program.steps[i].inputs,
                 output: y,
                 constant: true,
-                clusters: device.compiler.has_clusters(),
+                target: device.compiler.target(),
                 siblings: Some((count, step / size)),
                 then: None,
                 norm: None,

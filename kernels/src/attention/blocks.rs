@@ -7,10 +7,15 @@ use streampool_core::op::{Attention, Operand};
 use super::walk::{INFINITY, Staged, Walk};
 use super::{Sizes, base, bind, pitches};
 use crate::emit::{Index, storage};
-use crate::{Binding, Kernel};
+use crate::{Binding, Kernel, Target};
 
 /// Bytes of shared memory that keys and values may take.
 const STAGED: usize = 96 << 10;
+
+/// Bytes in which warps tell each other their sums (`tops`, `totals`, `counts`, `accs`).
+fn joined_bytes(warps: usize, e: usize) -> usize {
+    warps * 16 * (3 + e) * 4
+}
 
 /// A block for 16 queries of a head: its warps take turns at keys, and join at the end.
 pub(super) fn tensor_cores(
@@ -18,6 +23,7 @@ pub(super) fn tensor_cores(
     inputs: &[Operand],
     output: &Operand,
     z: &Sizes,
+    target: Target,
 ) -> Option<Kernel> {
     let (possible, wide) = Walk::possible(inputs, output, z);
     if !possible || !output.layout.offset.is_multiple_of(2) {
@@ -35,7 +41,9 @@ pub(super) fn tensor_cores(
     // Keys and values through shared memory, if they fit: each row is then read once, 16 bytes at a time, and all of them at once.
     let keys = t.next_multiple_of(16);
     let pitches = pitches(z);
-    let staged = wide && keys * (pitches[0] + pitches[1]) <= STAGED;
+    // The last row's unused half pair lies beyond it.
+    let bytes = keys * (pitches[0] + pitches[1]) + 16;
+    let staged = wide && bytes <= STAGED && bytes + joined_bytes(warps, e) <= target.shared;
     let at_once = if staged {
         [64, 32].into_iter().find(|n| keys.is_multiple_of(*n) && n * warps <= keys && e <= 64).unwrap_or(16)
     } else {
@@ -116,8 +124,7 @@ pub(super) fn tensor_cores(
     let mut shared = 0;
     if staged {
         what.push_str(", keys and values in shared memory");
-        // The last row's unused half pair lies beyond it.
-        shared = keys * (pitches[0] + pitches[1]) + 16;
+        shared = bytes;
     }
     let kernel = Kernel::new(what, (z.b * z.h * tiles) as u64, threads).with_shared(shared as u32, 1);
     Some(bind(op, inputs, kernel).param(Binding::Output(0), "y", half).with_barriers().apart().body(text))

@@ -10,7 +10,7 @@ use std::fmt::Write;
 use streampool_core::op::{Attention, Operand, Place};
 
 use crate::emit::{Index, broadcast, float, load, storage, store};
-use crate::{Binding, Kernel};
+use crate::{Binding, Kernel, Target};
 
 pub(crate) use tile::{Block, IntoTile};
 
@@ -51,9 +51,9 @@ impl Sizes {
     }
 }
 
-pub(crate) fn lower(op: &Attention, inputs: &[Operand], output: &Operand) -> Vec<Kernel> {
+pub(crate) fn lower(op: &Attention, inputs: &[Operand], output: &Operand, target: Target) -> Vec<Kernel> {
     let sizes = Sizes::of(inputs);
-    if let Some(kernel) = blocks::tensor_cores(op, inputs, output, &sizes) {
+    if let Some(kernel) = blocks::tensor_cores(op, inputs, output, &sizes, target) {
         return vec![kernel];
     }
     vec![scalar(op, inputs, output, &sizes)]

@@ -6,7 +6,7 @@
 use streampool_core::op::{Attention, Operand};
 
 use super::text::Text;
-use super::{Aim, Cut, Extents, Product, SHARED, Sums, bind};
+use super::{Aim, Cut, Extents, Product, Sums, bind, shared_for};
 use crate::Kernel;
 use crate::attention::{Block, IntoTile};
 use crate::emit::storage;
@@ -38,19 +38,19 @@ pub fn attended(
     {
         return None;
     }
-    let most = if p.clusters { 4 } else { 1 };
+    let (largest, most) = (if p.target.clusters { 4 } else { 1 }, shared_for(p.target));
     let columns = n.next_multiple_of(128);
     let cut = [4usize, 2, 1].into_iter().find_map(|cluster| {
         let depth = k / cluster;
-        let cut = Cut { rows, columns, warps: (1, 8), groups: 1, cluster, depth, sums: Sums::Whole };
-        let even = cluster <= most && h.is_multiple_of(cluster) && depth.is_multiple_of(16);
+        let cut = Cut { rows, columns, warps: (1, 8), groups: 1, cluster, depth, sums: Sums::Whole, most };
+        let even = cluster <= largest && h.is_multiple_of(cluster) && depth.is_multiple_of(16);
         (even && cut.stages() <= cut.slots()).then_some(cut)
     })?;
     let heads = h / cut.cluster;
     let free = cut.stages() * cut.stage_bytes();
     let block = Block { rows, heads, warps: cut.threads() / 32, stage_bytes: cut.stage_bytes(), free };
     let shared = cut.shared_bytes().max(free + first.bytes(&block));
-    if shared > SHARED {
+    if shared > cut.most {
         return None;
     }
     let half = storage(p.output.dtype);

@@ -19,16 +19,19 @@ use streampool_core::op::{DType, LayerNorm, Map, MatMul, Operand};
 
 use crate::emit::storage;
 use crate::map::single_input;
-use crate::{Binding, Kernel};
+use crate::{Binding, Kernel, Target};
 pub use attended::attended;
 use text::Text;
 
 /// Elements of the inner axis that one stage of the pipeline holds: 128 bytes.
 const STAGE: usize = 64;
 
-/// Stages under way at most, and bytes of shared memory that a block may take.
+/// Stages under way at most, and bytes of shared memory that a block takes at most: some are left for kernels of other streams.
 const STAGES: usize = 8;
 const SHARED: usize = 200 << 10;
+
+/// Bytes of shared memory that the kernels declare besides, rounded up: the barrier of an inbox.
+const DECLARED: usize = 1 << 10;
 
 /// Rows up to which, and elements of the weight up to which, such a kernel is made.
 const MOST_ROWS: usize = 256;
@@ -54,8 +57,8 @@ pub struct Product<'a> {
     pub output: &'a Operand,
     /// Whether the weight, the bias and the norm's operands never change: then they are read before earlier work has ended.
     pub constant: bool,
-    /// Whether blocks of the device form clusters.
-    pub clusters: bool,
+    /// The device.
+    pub target: Target,
     /// So many products of one left factor at once, whose weights and biases lie one behind the other, and elements from one result to the next.
     pub siblings: Option<(usize, usize)>,
     /// An expression of the result alone.
@@ -90,6 +93,8 @@ struct Cut {
     cluster: usize,
     depth: usize,
     sums: Sums,
+    /// Bytes of shared memory that there are for a block.
+    most: usize,
 }
 
 impl Cut {
@@ -113,7 +118,7 @@ impl Cut {
 
     /// Stages that fit.
     fn slots(&self) -> usize {
-        self.stages().min(STAGES).min(SHARED / self.stage_bytes())
+        self.stages().min(STAGES).min(self.most / self.stage_bytes())
     }
 
     /// Bytes of partial sums.
@@ -130,6 +135,10 @@ impl Cut {
         usize::max(self.slots() * self.stage_bytes(), self.inbox().unwrap_or(0) + self.added_bytes())
     }
 
+    fn fits(&self) -> bool {
+        self.shared_bytes() <= self.most
+    }
+
     /// Where the sums arrive that a block is to add up: behind those that it sends, where tiles were before. `None` for a single block.
     fn inbox(&self) -> Option<usize> {
         (self.cluster > 1).then(|| self.sum_bytes().next_multiple_of(128))
@@ -140,7 +149,7 @@ impl Cut {
         self.sum_bytes() + self.share() * self.pitch() * 4
     }
 
-    fn new((m, n, k): (usize, usize, usize), norm: bool, clusters: bool) -> Option<Self> {
+    fn new((m, n, k): (usize, usize, usize), norm: bool, target: Target) -> Option<Self> {
         // Measured with MiniLM on an H100: larger tiles and smaller clusters take one caller longer, and leave more of the card to others.
         let rows = match (m, norm) {
             (..=16, _) => 16,
@@ -152,7 +161,7 @@ impl Cut {
             (false, 64) => (64, (2, 2)),
             (false, _) => (64, (1, 4)),
         };
-        let most = match (clusters, norm) {
+        let largest = match (target.clusters, norm) {
             (false, _) => 1,
             (true, true) if m <= 16 => 8,
             (true, true) => 4,
@@ -160,14 +169,16 @@ impl Cut {
             (true, false) => 1,
         };
         // Every block of a cluster has a part of the inner axis, and two stages at least are under way unless one is all.
-        [8usize, 4, 2, 1].into_iter().filter(|&cluster| cluster <= most).find_map(|cluster| {
+        [8usize, 4, 2, 1].into_iter().filter(|&cluster| cluster <= largest).find_map(|cluster| {
             let depth = k.div_ceil(cluster).next_multiple_of(16);
-            let cut = Self { rows, columns, warps, groups: 1, cluster, depth, sums: Sums::Whole };
+            let sums = Sums::Whole;
+            let cut =
+                Self { rows, columns, warps, groups: 1, cluster, depth, sums, most: shared_for(target) };
             let all = cut.stages() <= cut.slots();
             let groups = if !norm && all && depth.is_multiple_of(STAGE) && cut.stages() > 1 { 2 } else { 1 };
             let halves = norm && cluster == 4 && depth * cluster == k && depth.is_multiple_of(2 * STAGE);
             let cut = Self { groups, sums: if halves { Sums::Halves } else { Sums::Whole }, ..cut };
-            let fits = cut.shared_bytes() <= SHARED && (cut.slots() > 1 || cut.stages() == 1);
+            let fits = cut.fits() && (cut.slots() > 1 || cut.stages() == 1);
             (fits && depth * (cluster - 1) < k).then_some(cut)
         })
     }
@@ -186,7 +197,7 @@ impl Cut {
             _ => return None,
         };
         // A block adds up as many rows as any other.
-        (cut.rows.is_multiple_of(cut.cluster) && cut.shared_bytes() <= SHARED).then_some(cut)
+        (cut.rows.is_multiple_of(cut.cluster) && cut.fits()).then_some(cut)
     }
 
     /// For what the kernel is made.
@@ -196,6 +207,11 @@ impl Cut {
             Aim::Latency => self.quick(p.norm.is_some(), p.siblings.is_some() && n.is_multiple_of(96)),
         }
     }
+}
+
+/// Bytes of shared memory that a block may ask for.
+fn shared_for(target: Target) -> usize {
+    SHARED.min(target.shared - DECLARED)
 }
 
 /// Rows, columns and inner length, if the left factor is rows one behind the other.
@@ -303,7 +319,7 @@ fn bind(mut kernel: Kernel, p: &Product<'_>, first: usize) -> Kernel {
 /// the very memory of the residual; it must not overlap any other input.
 pub fn product(p: &Product<'_>, aligned: impl Fn(&Operand) -> bool) -> Option<Kernel> {
     let Extents { m, n, k, across } = Extents::of(p, aligned)?;
-    let cut = Cut::new((m, n, k), p.norm.is_some(), p.clusters)?.aimed(p, n)?;
+    let cut = Cut::new((m, n, k), p.norm.is_some(), p.target)?.aimed(p, n)?;
     let text = Text { p, cut: &cut, m, n, k, across, half: storage(p.output.dtype) };
     let count = p.siblings.map_or(1, |s| s.0);
     let tiles = m.div_ceil(cut.rows) * n.div_ceil(cut.columns) * count;

@@ -1,19 +1,19 @@
 //! Attention and the product behind it in one kernel: against the CPU device's steps one by one.
 
 use streampool_core::op::{Attention, DType, F32, Layout, MatMul, Op, Operand, Place, Scalar};
-use streampool_kernels::{Aim, Product, attended};
+use streampool_kernels::{Aim, Product, Target, attended};
 
 use crate::chain::Chain;
-use crate::products::{Case, agree};
+use crate::products::{Case, on_each_target};
 
 /// A product as kernels are asked for it.
-fn asked<'a>(op: &'a MatMul, inputs: &'a [Operand], output: &'a Operand) -> Product<'a> {
+fn asked<'a>(op: &'a MatMul, inputs: &'a [Operand], output: &'a Operand, target: Target) -> Product<'a> {
     Product {
         op,
         inputs,
         output,
         constant: true,
-        clusters: true,
+        target,
         siblings: None,
         then: None,
         norm: None,
@@ -40,7 +40,7 @@ struct Attended {
     norm: bool,
 }
 
-fn attend(w: Attended) -> Case {
+fn attend(w: Attended, target: Target) -> Option<Case> {
     let mut chain = Chain::new(w.dtype);
     let (m, k) = (w.b * w.s, w.heads[0] * w.e);
     // (b, s, h, d) in memory, read as (b, h, s, d).
@@ -76,14 +76,14 @@ fn attend(w: Attended) -> Case {
     let sum = if w.norm { chain.between(&[m, w.n]) } else { result.clone() };
     chain.step(Op::MatMul(product.clone()), &two, &sum);
     let norm = w.norm.then(|| chain.norm(&sum, &result, false));
-    let asked = Product { norm: norm.as_ref().map(|(n, i)| (n, &i[..])), ..asked(&product, &two, &result) };
-    let kernel = attended(&op, &inputs, &asked, |_| true)
-        .unwrap_or_else(|| panic!("no kernel for {} heads, {} queries, {} keys", w.heads[0], w.s, w.t));
+    let asked =
+        Product { norm: norm.as_ref().map(|(n, i)| (n, &i[..])), ..asked(&product, &two, &result, target) };
+    let kernel = attended(&op, &inputs, &asked, |_| true)?;
     let quick = attended(&op, &inputs, &Product { aim: Aim::Latency, ..asked }, |_| true);
     let mut bound = inputs;
     bound.extend(two[1..].iter().cloned());
     bound.extend(norm.iter().flat_map(|(_, i)| i[1..].iter().cloned()));
-    chain.case((kernel, quick), bound, &result)
+    Some(chain.case((kernel, quick), bound, &result))
 }
 
 #[test]
@@ -121,5 +121,5 @@ fn attention_and_the_product_behind_it_agree_with_the_steps_that_they_replace() 
             ..mini
         },
     ];
-    agree(&cases.map(attend));
+    on_each_target(&cases, 2, |&w, target| attend(w, target));
 }

@@ -8,6 +8,7 @@ use streampool_kernels::{Binding, Kernel, Value, embedded, failed_index};
 use crate::chain::Chain;
 use crate::products::{Case, agree};
 use crate::run::Library;
+use crate::targets::HOPPER;
 
 #[derive(Clone, Copy)]
 struct Wish {
@@ -110,7 +111,7 @@ fn embeddings_agree_with_the_steps_that_they_replace() {
         Wish { sizes: [3, 5, 7], words: 1, gathers: 3, stored: [1, 1, 1], axis: 1, ..MINI },
         Wish { sizes: [1, 1, 3000], words: 2, stored: [1, 1, 3000], ..MINI },
     ];
-    agree(&wishes.map(case));
+    agree(&wishes.map(case), HOPPER);
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod failures;
 mod nvrtc;
 mod products;
 mod run;
+mod targets;
 
 use run::{Library, expected};
 use streampool_conformance::Cases;

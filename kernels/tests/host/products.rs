@@ -1,12 +1,15 @@
 //! Products with what follows them in one kernel, against the CPU device's steps one by one.
 
+use std::collections::BTreeSet;
+
 use streampool_core::op::{
     Activation, Binary, DType, F32, HostTensor, Instr, LayerNorm, Layout, Map, MatMul, Op, Operand, Place,
     Port, Program, Scalar, Step, TensorType, Unary,
 };
-use streampool_kernels::{Aim, Kernel, Product, product};
+use streampool_kernels::{Aim, Kernel, Product, Target, product};
 
 use crate::run::{Library, run_on_cpu};
+use crate::targets::{HOPPER, OLDER, fits};
 
 /// A product, its steps and its kernel.
 pub(crate) struct Case {
@@ -83,7 +86,8 @@ pub(crate) fn gelu(dtype: DType) -> Map {
     }
 }
 
-fn case(wish: Wish, numbers: &mut Numbers) -> Case {
+/// What `wish` asks for, if such a device has a kernel for it.
+fn case(wish: Wish, target: Target, numbers: &mut Numbers) -> Option<Case> {
     let Wish { m, n, k, .. } = wish;
     let dtype = wish.dtype.unwrap_or(DType::F16);
     let count = wish.siblings.max(1);
@@ -171,13 +175,13 @@ fn case(wish: Wish, numbers: &mut Numbers) -> Case {
         inputs: &inputs,
         output: &result(0),
         constant: true,
-        clusters: true,
+        target,
         siblings: (wish.siblings > 0).then_some((count, step)),
         then: wish.gelu.then_some(&map),
         norm: norm.as_ref().map(|n| (n, &norm_inputs[..])),
         aim: Aim::Throughput,
     };
-    let kernel = product(&asked, |_| true).unwrap_or_else(|| panic!("no kernel for {m}x{n}x{k}"));
+    let kernel = product(&asked, |_| true)?;
     let quick = product(&Product { aim: Aim::Latency, ..asked }, |_| true);
     let name = format!("{dtype} {}", kernel.what);
     let port = |t: &TensorType| Port { dtype: t.dtype, bytes: t.bytes() };
@@ -189,7 +193,7 @@ fn case(wish: Wish, numbers: &mut Numbers) -> Case {
         steps,
         ..Program::default()
     };
-    Case { name, program, data, bound, output, kernel, quick }
+    Some(Case { name, program, data, bound, output, kernel, quick })
 }
 
 #[test]
@@ -215,15 +219,35 @@ fn fused_products_agree_with_the_steps_that_they_replace() {
         Wish { m: 18, n: 768, k: 1160, residual: true, norm: Some(false), ..Wish::default() },
         Wish { m: 21, n: 72, k: 24, dtype: bf16, bias: true, siblings: 2, across: true, ..Wish::default() },
     ];
-    let cases: Vec<Case> = wishes.into_iter().map(|w| case(w, &mut numbers)).collect();
-    agree(&cases);
+    on_each_target(&wishes, 11, |&w, target| case(w, target, &mut numbers));
 }
 
-/// Every kernel gives what its program gives on the CPU device, and the one for low latency gives the same bits.
-pub(crate) fn agree(cases: &[Case]) {
+/// What `make` makes of the wishes agrees: all of them for the newest device, and for each older one those that it has other kernels for. An older one has
+/// kernels for `least` of them.
+pub(crate) fn on_each_target<W>(
+    wishes: &[W],
+    least: usize,
+    mut make: impl FnMut(&W, Target) -> Option<Case>,
+) {
+    let mut seen = BTreeSet::new();
+    for (target, architecture) in [HOPPER].into_iter().chain(OLDER) {
+        let made: Vec<Case> = wishes.iter().filter_map(|w| make(w, target)).collect();
+        let (count, all) = (made.len(), wishes.len());
+        assert!(
+            count >= if target == HOPPER.0 { all } else { least },
+            "{architecture}: {count} of {all} kernels"
+        );
+        let new: Vec<Case> = made.into_iter().filter(|c| seen.insert(c.kernel.name.clone())).collect();
+        println!("{architecture}: {count} kernels, {} cases that no newer one has", new.len());
+        agree(&new, (target, architecture));
+    }
+}
+
+/// Every kernel gives what its program gives on the CPU device and needs no more than `target` has, and the one for low latency gives the same bits.
+pub(crate) fn agree(cases: &[Case], (target, architecture): (Target, &str)) {
     let kernels = || cases.iter().flat_map(|c| [&c.kernel].into_iter().chain(&c.quick));
-    // They are for clusters, hence for no older device.
-    crate::nvrtc::check(kernels(), &["sm_90"]);
+    kernels().for_each(|k| fits(k, target));
+    crate::nvrtc::check(kernels(), &[architecture]);
     let library = Library::of(kernels().cloned());
     for case in cases {
         let expected = run_on_cpu(&case.program, &case.data, std::slice::from_ref(&case.output));
@@ -257,7 +281,7 @@ fn a_result_may_replace_the_residual() {
     let mut numbers = Numbers(7);
     for (norm, k) in [(None, 1200), (Some(false), 256)] {
         let wish = Wish { m: 35, n: 136, k, bias: true, residual: true, norm, ..Wish::default() };
-        let case = case(wish, &mut numbers);
+        let case = case(wish, HOPPER.0, &mut numbers).expect("a kernel");
         let library = Library::of([case.kernel.clone()]);
         let expected = run_on_cpu(&case.program, &case.data, std::slice::from_ref(&case.output));
         let mut data = case.data.clone();

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::targets::HOPPER;
 use streampool_conformance::Case;
 use streampool_core::Error;
 use streampool_core::Result;
@@ -20,7 +21,8 @@ pub(crate) struct Library {
 }
 
 pub(crate) fn kernels(case: &Case) -> Vec<Kernel> {
-    lower(&case.op, &case.inputs, &case.outputs).unwrap_or_else(|| panic!("{}: no kernels", case.name))
+    lower(&case.op, &case.inputs, &case.outputs, HOPPER.0)
+        .unwrap_or_else(|| panic!("{}: no kernels", case.name))
 }
 
 /// What the CPU device gives.
