@@ -110,13 +110,16 @@ impl Case {
                 .map_err(|why| format!("{}: {why}", self.name));
         }
         for (n, (e, g)) in expected.iter().zip(got).enumerate() {
-            let (mut error, mut size) = (0.0, 0.0);
+            let (mut error, mut size, mut halves) = (0.0, 0.0, 0);
             for i in 0..e.ty().shape.len() {
                 let (x, y) = (e.get(i), g.get(i));
                 let differs =
                     || Err(format!("{}: output {n} element {i} is {y:?}, should be {x:?}", self.name));
                 if !x.dtype().is_float() {
-                    if x != y {
+                    // What lies half way between two integers may be rounded to either, as a sum in another order falls.
+                    let rounded = matches!(self.op, Op::Resize(_)) && (x.to_f64() - y.to_f64()).abs() == 1.0;
+                    halves += usize::from(rounded);
+                    if x != y && !(rounded && halves <= 1 + e.ty().shape.len() / 50) {
                         return differs();
                     }
                     continue;
