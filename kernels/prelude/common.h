@@ -188,5 +188,5 @@ INT_FUNCTIONS(i64, u64, 64, true)
 FN bool f_min(bool x, bool y) { return x && y; }
 FN bool f_max(bool x, bool y) { return x || y; }
 
-// An index out of range: the last one that is noted is told. Its low 63 bits, and the highest bit set.
-FN void fail(GLOBAL u64 *status, i64 index) { *status = (u64)index | 1ull << 63; }
+// An index out of range: of several one is told, always the same. Its low 63 bits, and the highest bit set.
+FN void fail(GLOBAL u64 *status, i64 index) { at_least(status, (u64)index | 1ull << 63); }

@@ -34,6 +34,7 @@ struct Block;
 struct Fibre {
     ucontext_t context;
     std::vector<char> stack;
+    void *known = nullptr;
     bool done = false;
     // Copies asked for and not made yet, and the group of each; groups committed so far.
     struct Copy {
@@ -44,71 +45,122 @@ struct Fibre {
     std::vector<Copy> copies;
     u64 groups = 0;
 };
+// Barriers of some threads: how many each has reached. Two lines, by turns, tell who saw what, as some may reach the next one while others leave the last.
+struct Meetings {
+    std::vector<u64> reached, waited;
+    u64 line[2];
+};
 struct Block {
     ucontext_t scheduler;
-    std::vector<Fibre> fibres;
+    void *known = nullptr;
     // All threads of a cluster of blocks, so many of each; and the number of its first block.
+    std::vector<Fibre> fibres;
     int current = 0, threads = 0;
     u64 number = 0;
     std::vector<std::vector<u8>> arenas;
     void (*body)(void **) = nullptr;
     void **args = nullptr;
-    // What the lanes of a warp show each other.
-    std::vector<u64> shown;
+    // What the lanes of a warp show each other, and how often they did.
+    std::vector<u64> shown, warp_rounds;
     // Bytes that each block of the cluster was sent, and that each expects.
     std::vector<u64> received;
     u64 expected = 0;
-    // Barriers that a thread has reached: all of a group go on only when all have reached as many.
-    std::vector<u64> warp_rounds, block_rounds, cluster_rounds;
+    // Of each block, and of the cluster.
+    std::vector<Meetings> meetings;
+    Meetings cluster;
+    // Whether blocks declare shared memory, which here is the same for all: then each sees what those before it did.
+    bool fixed = false;
+    u64 finished = 0;
 };
 static thread_local Block *the_block = nullptr;
-#define TID ((i32)(the_block->current % the_block->threads))
-#define BID (the_block->number + (u64)(the_block->current / the_block->threads))
-#define BLOCK_OF_CLUSTER (the_block->current / the_block->threads)
-#define SHARED_ARENA(name) u8 *const name = the_block->arenas[the_block->current / the_block->threads].data()
+UNSEEN_FN static i32 thread_now() { return (i32)(the_block->current % the_block->threads); }
+UNSEEN_FN static int block_now() { return the_block->current / the_block->threads; }
+UNSEEN_FN static u64 block_number() { return the_block->number + (u64)block_now(); }
+UNSEEN_FN static u8 *arena_of(int block) { return the_block->arenas[block].data(); }
+static u8 *arena_now() { return arena_of(block_now()); }
+#define TID thread_now()
+#define BID block_number()
+#define SHARED_ARENA(name) u8 *const name = arena_now()
 
-static void next_fibre() {
+// What a kernel did that a device would answer with an error or by waiting for ever.
+static thread_local u64 complaints = 0;
+static void complain(const char *what, u64 number, u64 of) {
+    if (complaints++ == 0) fprintf(stderr, "%s: %llu, %llu\n", what, number, of);
+}
+// How often since it was last asked.
+extern "C" u64 complaints_of_kernels() {
+    u64 n = complaints;
+    complaints = 0;
+    return n;
+}
+
+UNSEEN_FN static void next_fibre() {
     Block *b = the_block;
     int me = b->current;
+    fibre_next(b->known);
     swapcontext(&b->fibres[me].context, &b->scheduler);
 }
-static void barrier(std::vector<u64> &rounds, size_t first, size_t end) {
+static void arrive(Meetings &m) {
+    Unseen machinery;
+    int me = the_block->current;
+    if (m.waited[me] != m.reached[me]) complain("a thread arrives again before it has waited", m.waited[me], m.reached[me]);
+    u64 round = ++m.reached[me];
+    shows(&m.line[round & 1]);
+}
+static void meet(Meetings &m, size_t first, size_t end) {
+    Unseen machinery;
     Block *b = the_block;
-    u64 round = ++rounds[b->current];
-    for (;;) {
-        bool all = true;
-        for (size_t t = first; t < end; t++) all = all && (rounds[t] >= round || b->fibres[t].done);
-        if (all) return;
-        next_fibre();
+    u64 round = m.waited[b->current] = m.reached[b->current];
+    for (bool all = false; !all;) {
+        all = true;
+        for (size_t t = first; t < end; t++) all = all && (m.reached[t] >= round || b->fibres[t].done);
+        if (!all) next_fibre();
     }
+    looks(&m.line[round & 1]);
 }
 static void block_barrier() {
-    size_t first = (size_t)(the_block->current / the_block->threads * the_block->threads);
-    barrier(the_block->block_rounds, first, first + (size_t)the_block->threads);
-}
-#define INBOX_OPEN(bytes) the_block->expected = (bytes), the_block->received[BLOCK_OF_CLUSTER] = 0
-#define CLUSTER_ARRIVE()
-#define CLUSTER_WAIT() barrier(the_block->cluster_rounds, 0, the_block->fibres.size())
-// With fewer bytes than were expected the device would wait for ever.
-#define INBOX_WAIT()                                                                                         \
-    do {                                                                                                     \
-        CLUSTER_WAIT();                                                                                      \
-        if (the_block->received[BLOCK_OF_CLUSTER] != the_block->expected) abort();                           \
-    } while (0)
-static void warp_barrier() {
     Block *b = the_block;
-    size_t own = (size_t)(b->current / b->threads + 1) * (size_t)b->threads;
-    size_t first = (size_t)b->current / 32 * 32, end = first + 32 < own ? first + 32 : own;
-    u64 round = ++b->warp_rounds[b->current];
-    for (;;) {
-        bool all = true;
-        for (size_t t = first; t < end; t++) all = all && b->warp_rounds[t] >= round;
-        if (all) return;
-        next_fibre();
-    }
+    size_t first = (size_t)(block_now() * b->threads);
+    Meetings &m = b->meetings[block_now()];
+    arrive(m);
+    meet(m, first, first + (size_t)b->threads);
 }
 #define BARRIER() block_barrier()
+#define CLUSTER_ARRIVE() arrive(the_block->cluster)
+#define CLUSTER_WAIT() meet(the_block->cluster, 0, the_block->fibres.size())
+static void inbox_open(u64 bytes) {
+    Unseen machinery;
+    the_block->expected = bytes, the_block->received[block_now()] = 0;
+}
+#define INBOX_OPEN(bytes) inbox_open(bytes)
+// With fewer bytes than are expected the device would wait for ever.
+static void inbox_wait() {
+    Unseen machinery;
+    u64 &received = the_block->received[block_now()];
+    for (int rounds = 0; received != the_block->expected; rounds++) {
+        if (received > the_block->expected || rounds == 1000) {
+            complain("an inbox does not get what it expects", received, the_block->expected);
+            break;
+        }
+        next_fibre();
+    }
+    looks(&received);
+}
+#define INBOX_WAIT() inbox_wait()
+// Execution goes on when all lanes are here; they see nothing of each other's memory by that.
+static void warp_barrier() {
+    Block *b = the_block;
+    size_t own = (size_t)(block_now() + 1) * (size_t)b->threads;
+    size_t first = (size_t)b->current / 32 * 32, end = first + 32 < own ? first + 32 : own;
+    u64 round = ++b->warp_rounds[b->current];
+    for (bool all = false; !all;) {
+        all = true;
+        for (size_t t = first; t < end; t++) all = all && b->warp_rounds[t] >= round;
+        if (!all) next_fibre();
+    }
+}
 template <class T> static T shuffle_xor(T x, int mask) {
+    Unseen machinery;
     Block *b = the_block;
     u64 bits = 0;
     memcpy(&bits, &x, sizeof x);
@@ -120,43 +172,57 @@ template <class T> static T shuffle_xor(T x, int mask) {
     return x;
 }
 
-static void fibre_main() {
+UNSEEN_FN static void fibre_main() {
     Block *b = the_block;
+    if (b->fixed) looks(&b->finished);
     b->body(b->args);
-    b->fibres[b->current].done = true;
+    {
+        Unseen machinery;
+        b->fibres[b->current].done = true;
+        shows(&b->finished);
+    }
     next_fibre();
 }
 // Runs `grid` blocks of `threads` threads, one block after the other, from the last to the first: no kernel may rely on an order.
-static void run_blocks(void (*body)(void **), void **args, u64 grid, int threads, bool barriers, int cluster, int shared) {
+static void run_blocks(void (*body)(void **), void **args, u64 grid, int threads, bool barriers, int cluster, int shared, bool fixed) {
+    Unseen machinery;
     Block block;
+    int all = threads * cluster;
     block.body = body;
     block.args = args;
     block.threads = threads;
-    block.fibres.resize(threads * cluster);
-    block.shown.resize(threads * cluster);
-    // Not zeros: kernels find anything there.
+    block.fixed = fixed;
+    block.known = fibre_here();
+    block.fibres.resize(all);
+    block.shown.resize(all);
     block.received.assign(cluster, 0);
-    block.arenas.assign(cluster, std::vector<u8>(shared, 0x7e));
     the_block = &block;
+    bool fibres = barriers || RACES;
+    for (Fibre &f : block.fibres) {
+        if (!fibres) break;
+        f.stack.resize(64 << 10);
+        f.known = fibre_made();
+    }
     for (u64 n = grid / cluster; n-- > 0;) {
         block.number = n * (u64)cluster;
-        if (!barriers) {
+        if (!fibres) {
             for (int t = 0; t < threads; t++) {
                 block.current = t;
                 body(args);
             }
             continue;
         }
-        int all = threads * cluster;
+        // New memory for each block. Not zeros: kernels find anything there.
+        block.arenas.clear();
+        block.arenas.resize(cluster, std::vector<u8>(shared, 0x7e));
         block.warp_rounds.assign(all, 0);
-        block.block_rounds.assign(all, 0);
-        block.cluster_rounds.assign(all, 0);
-        for (int t = 0; t < all; t++) {
-            Fibre &f = block.fibres[t];
+        block.cluster.reached.assign(all, 0);
+        block.cluster.waited.assign(all, 0);
+        block.meetings.assign(cluster, block.cluster);
+        for (Fibre &f : block.fibres) {
             f.done = false;
             f.copies.clear();
             f.groups = 0;
-            f.stack.resize(64 << 10);
             getcontext(&f.context);
             f.context.uc_stack.ss_sp = f.stack.data();
             f.context.uc_stack.ss_size = f.stack.size();
@@ -166,13 +232,18 @@ static void run_blocks(void (*body)(void **), void **args, u64 grid, int threads
         for (bool left = true; left;) {
             left = false;
             for (int t = all; t-- > 0;) {
-                if (block.fibres[t].done) continue;
+                Fibre &f = block.fibres[t];
+                if (f.done) continue;
                 left = true;
                 block.current = t;
-                swapcontext(&block.scheduler, &block.fibres[t].context);
+                fibre_next(f.known);
+                swapcontext(&block.scheduler, &f.context);
             }
         }
     }
+    looks(&block.finished);
+    for (Fibre &f : block.fibres)
+        if (fibres) fibre_gone(f.known);
     the_block = nullptr;
 }
 
@@ -225,6 +296,7 @@ FN float bf16_value(u16 bits) { return float_of_bits((u32)bits << 16); }
 template <> float half_value<f16>(f16, u16 bits) { return widen(f16{bits}); }
 template <> float half_value<bf16>(bf16, u16 bits) { return bf16_value(bits); }
 template <class T> static void mma_16x8x16(T t, float *d, const u32 *a, const u32 *b) {
+    Unseen machinery;
     static thread_local u32 as[128][32][4], bs[128][32][2];
     Block *k = the_block;
     int warp = k->current / 32, lane = k->current % 32;
@@ -248,46 +320,54 @@ template <class T> static void mma_16x8x16(T t, float *d, const u32 *a, const u3
 
 // Copies come as late as they may: a kernel that does not wait reads what was there before.
 static void copy_16(u8 *to, const void *from, bool there) {
+    if (there) reads_16(from);
+    writes_16(to);
+    Unseen machinery;
     Fibre &f = the_block->fibres[the_block->current];
     f.copies.push_back({to, there ? from : nullptr, f.groups});
 }
 static void copies_wait(u64 left) {
-    Fibre &f = the_block->fibres[the_block->current];
-    std::vector<Fibre::Copy> later;
-    for (const Fibre::Copy &c : f.copies) {
-        if (c.group + left >= f.groups)
-            later.push_back(c);
-        else if (c.from)
-            memcpy(c.to, c.from, 16);
-        else
-            memset(c.to, 0, 16);
+    std::vector<Fibre::Copy> later, made;
+    {
+        Unseen machinery;
+        Fibre &f = the_block->fibres[the_block->current];
+        for (const Fibre::Copy &c : f.copies) (c.group + left >= f.groups ? later : made).push_back(c);
+        for (const Fibre::Copy &c : made) c.from ? memcpy(c.to, c.from, 16) : memset(c.to, 0, 16);
+        f.copies.swap(later);
     }
-    f.copies.swap(later);
+    for (const Fibre::Copy &c : made) writes_16(c.to);
 }
-#define COPIES_COMMIT() (the_block->fibres[the_block->current].groups++)
+static void copies_commit() {
+    Unseen machinery;
+    the_block->fibres[the_block->current].groups++;
+}
+#define COPIES_COMMIT() copies_commit()
 #define COPIES_WAIT(n) copies_wait(n)
 #define LATER_WORK_MAY_BEGIN()
 // Four 8x8 matrices, of whose rows each lane names one; as they are, and transposed.
-static void matrices(u32 *r, const u8 *row, bool across) {
+static void elements(const u16 **from, const u8 *row, bool across) {
+    Unseen machinery;
     static thread_local const u8 *rows[128][32];
+    static const u8 zeros[16] = {};
     int warp = the_block->current / 32, lane = the_block->current % 32;
     rows[warp][lane] = row;
     // A device would read beyond, or fail.
     const std::vector<u8> &arena = the_block->arenas[the_block->current / the_block->threads];
     if (row < arena.data() || row + 16 > arena.data() + arena.size()) {
-        fprintf(stderr, "a fragment is read %td bytes into %zu of shared memory\n", row - arena.data(), arena.size());
-        abort();
+        complain("a fragment is read beyond shared memory", (u64)(row - arena.data()), arena.size());
+        rows[warp][lane] = zeros;
     }
     warp_barrier();
-    for (int m = 0; m < 4; m++) {
-        u16 e[2];
-        for (int x = 0; x < 2; x++) {
-            int i = across ? lane % 4 * 2 + x : lane / 4, j = across ? lane / 4 : lane % 4 * 2 + x;
-            memcpy(&e[x], rows[warp][m * 8 + i] + j * 2, 2);
-        }
-        r[m] = (u32)e[0] | (u32)e[1] << 16;
+    for (int e = 0; e < 8; e++) {
+        int m = e / 2, x = e % 2, i = across ? lane % 4 * 2 + x : lane / 4, j = across ? lane / 4 : lane % 4 * 2 + x;
+        from[e] = (const u16 *)rows[warp][m * 8 + i] + j;
     }
     warp_barrier();
+}
+static void matrices(u32 *r, const u8 *row, bool across) {
+    const u16 *from[8];
+    elements(from, row, across);
+    for (int m = 0; m < 4; m++) r[m] = (u32)*from[2 * m] | (u32)*from[2 * m + 1] << 16;
 }
 FN void fragments(u32 *r, const u8 *row) { matrices(r, row, false); }
 FN void fragments_across(u32 *r, const u8 *row) { matrices(r, row, true); }
@@ -300,13 +380,18 @@ FN void keep_16(float *p, const float *v) { memcpy(p, v, 16); }
 FN void local_16(float *v, const float *p) { memcpy(v, p, 16); }
 // To the same place of another block of the cluster.
 FN void push_16(float *p, int rank, const float *v) {
-    Block *b = the_block;
-    memcpy(b->arenas[rank].data() + ((const u8 *)p - b->arenas[b->current / b->threads].data()), v, 16);
-    b->received[rank] += 16;
+    memcpy(arena_of(rank) + ((const u8 *)p - arena_now()), v, 16);
+    Unseen machinery;
+    u64 &received = the_block->received[rank];
+    received += 16;
+    shows(&received);
 }
 
 // Of several threads' values the largest stays.
-FN void at_least(u64 *p, u64 x) { *p = *p < x ? x : *p; }
+FN void at_least(u64 *p, u64 x) {
+    Unseen one_instruction;
+    *p = *p < x ? x : *p;
+}
 #define MATH1(name, f32name, f64name)                                                                        \
     FN float name(float x) { return f32name(x); }                                                            \
     FN double name(double x) { return f64name(x); }

@@ -222,12 +222,15 @@ pub(crate) fn team(n: usize, most: u32) -> u32 {
 }
 
 /// Statements by which all `threads` combine their `variable`; afterwards all have the result. `combine(a, b)` is commutative. Needs barriers.
+/// `again` tells whether the statements run more than once.
 pub(crate) fn all_reduce(
     variable: &str,
     ctype: &str,
     threads: u32,
+    again: bool,
     combine: impl Fn(&str, &str) -> String,
 ) -> String {
+    let read = if again { "BARRIER();" } else { "" };
     let shared = format!("{variable}_shared");
     let mut text = String::new();
     let by_shuffle = matches!(ctype, "float" | "double");
@@ -243,7 +246,7 @@ pub(crate) fn all_reduce(
             let warps = threads / 32;
             let _ = writeln!(
                 text,
-                "    {{ SHARED {ctype} {shared}[{warps}];\n    BARRIER();\n    if ((TID & 31) == 0) {shared}[TID >> 5] = {variable};\n    BARRIER();\n    {variable} = {shared}[0];\n    UNROLL for (int w = 1; w < {warps}; w++) {variable} = {}; }}",
+                "    {{ SHARED {ctype} {shared}[{warps}];\n    {read}\n    if ((TID & 31) == 0) {shared}[TID >> 5] = {variable};\n    BARRIER();\n    {variable} = {shared}[0];\n    UNROLL for (int w = 1; w < {warps}; w++) {variable} = {}; }}",
                 combine(variable, &format!("{shared}[w]"))
             );
         }
@@ -251,7 +254,7 @@ pub(crate) fn all_reduce(
     }
     let _ = writeln!(
         text,
-        "    {{ SHARED {ctype} {shared}[{threads}];\n    BARRIER();\n    {shared}[TID] = {variable};\n    BARRIER();\n    for (int m = {}; m > 0; m >>= 1) {{ if (TID < m) {shared}[TID] = {}; BARRIER(); }}\n    {variable} = {shared}[0]; }}",
+        "    {{ SHARED {ctype} {shared}[{threads}];\n    {read}\n    {shared}[TID] = {variable};\n    BARRIER();\n    for (int m = {}; m > 0; m >>= 1) {{ if (TID < m) {shared}[TID] = {}; BARRIER(); }}\n    {variable} = {shared}[0]; }}",
         threads / 2,
         combine(&format!("{shared}[TID]"), &format!("{shared}[TID + m]"))
     );

@@ -110,7 +110,7 @@ pub fn prelude(dialect: Dialect) -> String {
     let device = match dialect {
         Dialect::Cuda => include_str!("../prelude/cuda.h"),
         Dialect::Metal => include_str!("../prelude/metal.h"),
-        Dialect::Host => include_str!("../prelude/host.h"),
+        Dialect::Host => concat!(include_str!("../prelude/races.h"), "\n", include_str!("../prelude/host.h")),
     };
     format!("{device}\n{}", include_str!("../prelude/common.h"))
 }
@@ -223,13 +223,14 @@ impl Kernel {
                 let params =
                     list(&|i, p| format!("    {t} *{n} = ({t} *)args[{i}];\n", t = p.ctype, n = p.name));
                 format!(
-                    "static void {name}_body(void **args) {{\n{}{early}{body}}}\nextern \"C\" void {name}(void **args) {{ run_blocks({name}_body, args, {}ull, {}, {}, {}, {}); }}\n",
+                    "static void {name}_body(void **args) {{\n{}{early}{body}}}\nextern \"C\" void {name}(void **args) {{ run_blocks({name}_body, args, {}ull, {}, {}, {}, {}, {}); }}\n",
                     params.concat(),
                     self.grid,
                     self.threads,
                     self.barriers,
                     self.cluster,
-                    self.shared
+                    self.shared,
+                    body.contains("SHARED ")
                 )
             }
         }

@@ -109,9 +109,9 @@ pub(crate) fn softmax(op: &Softmax, input: &Operand) -> Vec<Kernel> {
     let walk = Walk { row, threads, types: (u, t), element: &x, beyond: &lowest };
     walk.declare(&mut text);
     walk.over(&mut text, true, "top = f_max(top, e);");
-    text.push_str(&all_reduce("top", t, threads, max));
+    text.push_str(&all_reduce("top", t, threads, false, max));
     walk.over(&mut text, false, "total += m_exp(e - top);");
-    text.push_str(&all_reduce("total", t, threads, add));
+    text.push_str(&all_reduce("total", t, threads, false, add));
     walk.over(&mut text, false, &store(dtype, "y", "from + k", finish));
     bind(
         Kernel::new(format!("softmax of {row}, a block of {threads} a row"), rows as u64, threads)
@@ -205,11 +205,11 @@ fn norm(op: &LayerNorm, inputs: &[Operand], computed: Option<Computed>) -> Optio
         let _ = writeln!(text, "    const {t} mean = 0;");
     } else {
         walk.over(&mut text, read, "total += e;");
-        text.push_str(&all_reduce("total", t, threads, add));
+        text.push_str(&all_reduce("total", t, threads, false, add));
         let _ = writeln!(text, "    const {t} mean = total / ({t}){row}.0;");
         walk.over(&mut text, false, "spread += (e - mean) * (e - mean);");
     }
-    text.push_str(&all_reduce("spread", t, threads, add));
+    text.push_str(&all_reduce("spread", t, threads, false, add));
     let _ = writeln!(text, "    const {t} by = ({t})1 / m_sqrt(spread / ({t}){row}.0 + {epsilon});");
     let write =
         format!("{t} r = (e - mean) * by;\n{scale}\n{bias}\n    {}", store(dtype, "y", "from + k", "r"));

@@ -117,7 +117,7 @@ const BEGIN: &str = "
         hidden[k] = @initial_h@;
         more[k] = @initial_c@;
     }
-    BARRIER();
+    @met@
     for (i32 step = 0; step < length; step++) {
         const i64 at = @back@ ? length - 1 - step : step;
 ";
@@ -142,7 +142,7 @@ const SUMS: &str = "
 ";
 
 const END: &str = "
-        BARRIER();
+        @met@
     }
     for (i64 step = length; step < @time@; step++) {
         for (i32 k = TID; k < @h@; k += @threads@) { @zero@ }
@@ -191,6 +191,8 @@ pub(crate) fn lower(op: &Recurrent, inputs: &[Operand], outputs: &[Operand]) -> 
         ("h", h.to_string()),
         ("rows", rows.to_string()),
         ("threads", threads.to_string()),
+        // Else a step meets once it has its input, before it looks at the state.
+        ("met", if projected { "BARRIER();" } else { "" }.to_owned()),
     ];
     let mut kernels = Vec::new();
     if projected && time > 0 {

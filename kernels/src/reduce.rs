@@ -123,7 +123,7 @@ pub(crate) fn reduce(op: &Reduce, input: &Operand, output: &Operand) -> Option<V
             join(variable, &value("e"))
         );
         if block {
-            text.push_str(&all_reduce(variable, t, threads, join));
+            text.push_str(&all_reduce(variable, t, threads, false, join));
         }
     };
     if op.kind == ReduceKind::LogSumExp {

@@ -155,7 +155,7 @@ pub(crate) fn lower(op: Linalg, inputs: &[Operand]) -> Option<Vec<Kernel>> {
     let text = expand(&text, "fail", |reason| {
         format!("at_least(status, 1ull << 63 | (((1ull << 60) - 1ull - entry) << 2 | {reason}ull));")
     });
-    let reduce = |name: &str, f: fn(&str, &str) -> String| all_reduce(name, "double", threads, f);
+    let reduce = |name: &str, f: fn(&str, &str) -> String| all_reduce(name, "double", threads, true, f);
     let text = expand(&text, "sum", |name| reduce(name, |a, b| format!("({a} + {b})")));
     let text = expand(&text, "max", |name| reduce(name, |a, b| format!("f_max({a}, {b})")));
     let text = expand(&text, "min", |name| reduce(name, |a, b| format!("f_min({a}, {b})")));

@@ -5,6 +5,7 @@ use streampool_kernels::{Aim, Product, Target, attended};
 
 use crate::chain::Chain;
 use crate::products::{Case, on_each_target};
+use crate::targets::HOPPER;
 
 /// A product as kernels are asked for it.
 fn asked<'a>(op: &'a MatMul, inputs: &'a [Operand], output: &'a Operand, target: Target) -> Product<'a> {
@@ -86,8 +87,7 @@ fn attend(w: Attended, target: Target) -> Option<Case> {
     Some(chain.case((kernel, quick), bound, &result))
 }
 
-#[test]
-fn attention_and_the_product_behind_it_agree_with_the_steps_that_they_replace() {
+fn wishes() -> Vec<Attended> {
     let mini = Attended {
         dtype: DType::F16,
         b: 1,
@@ -103,7 +103,7 @@ fn attention_and_the_product_behind_it_agree_with_the_steps_that_they_replace() 
         residual: true,
         norm: true,
     };
-    let cases = [
+    vec![
         mini,
         Attended { s: 16, t: 16, mask: Some([1, 1, 16, 16]), ..mini },
         // Several sequences, groups of heads, keys that nothing divides, a mask of single elements.
@@ -120,6 +120,15 @@ fn attention_and_the_product_behind_it_agree_with_the_steps_that_they_replace() 
             residual: false,
             ..mini
         },
-    ];
-    on_each_target(&cases, 2, |&w, target| attend(w, target));
+    ]
+}
+
+/// Attention of all kinds, as the newest device has it.
+pub(crate) fn cases() -> Vec<Case> {
+    wishes().into_iter().filter_map(|w| attend(w, HOPPER.0)).collect()
+}
+
+#[test]
+fn attention_and_the_product_behind_it_agree_with_the_steps_that_they_replace() {
+    on_each_target(&wishes(), 2, |&w, target| attend(w, target));
 }

@@ -6,8 +6,8 @@ use streampool_core::op::{
 use streampool_kernels::{Binding, Kernel, Value, embedded, failed_index};
 
 use crate::chain::Chain;
+use crate::library::Library;
 use crate::products::{Case, agree};
-use crate::run::Library;
 use crate::targets::HOPPER;
 
 #[derive(Clone, Copy)]

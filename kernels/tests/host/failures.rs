@@ -3,7 +3,8 @@
 use streampool_conformance::Cases;
 use streampool_kernels::failure;
 
-use crate::run::{Library, fails_on_cpu};
+use crate::library::Library;
+use crate::run::fails_on_cpu;
 
 fn seed() -> u64 {
     std::time::UNIX_EPOCH.elapsed().expect("a clock").as_nanos() as u64

@@ -6,12 +6,16 @@ mod attended;
 mod chain;
 mod embedded;
 mod failures;
+mod library;
 mod nvrtc;
+mod planted;
 mod products;
+mod races;
 mod run;
 mod targets;
 
-use run::{Library, expected};
+use library::Library;
+use run::expected;
 use streampool_conformance::Cases;
 
 /// Every case of every family, on inputs that differ from run to run.

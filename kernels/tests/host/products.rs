@@ -8,7 +8,8 @@ use streampool_core::op::{
 };
 use streampool_kernels::{Aim, Kernel, Product, Target, product};
 
-use crate::run::{Library, run_on_cpu};
+use crate::library::Library;
+use crate::run::run_on_cpu;
 use crate::targets::{HOPPER, OLDER, fits};
 
 /// A product, its steps and its kernel.
@@ -196,11 +197,9 @@ fn case(wish: Wish, target: Target, numbers: &mut Numbers) -> Option<Case> {
     Some(Case { name, program, data, bound, output, kernel, quick })
 }
 
-#[test]
-fn fused_products_agree_with_the_steps_that_they_replace() {
-    let mut numbers = Numbers(std::time::UNIX_EPOCH.elapsed().expect("a clock").as_nanos() as u64);
+fn wishes() -> Vec<Wish> {
     let bf16 = Some(DType::BF16);
-    let wishes = [
+    vec![
         // Of MiniLM: queries, keys and values; the intermediate product; both with layer norm.
         Wish { m: 37, n: 384, k: 384, bias: true, siblings: 3, ..Wish::default() },
         Wish { m: 33, n: 1536, k: 384, bias: true, gelu: true, ..Wish::default() },
@@ -211,6 +210,8 @@ fn fused_products_agree_with_the_steps_that_they_replace() {
         Wish { m: 70, n: 384, k: 384, bias: true, siblings: 3, ..Wish::default() },
         Wish { m: 130, n: 136, k: 192, across: true, residual: true, gelu: true, ..Wish::default() },
         Wish { m: 5, n: 8, k: 8, ..Wish::default() },
+        Wish { m: 66, n: 96, k: 64, bias: true, siblings: 2, ..Wish::default() },
+        Wish { m: 19, n: 136, k: 512, bias: true, norm: Some(false), ..Wish::default() },
         Wish { m: 50, n: 72, k: 200, dtype: bf16, bias: true, residual: true, ..Wish::default() },
         Wish { m: 17, n: 136, k: 40, across: true, activation: Some(Activation::Relu), ..Wish::default() },
         Wish { m: 20, n: 64, k: 1096, across: true, bias: true, alpha: Some(0.3), ..Wish::default() },
@@ -218,8 +219,19 @@ fn fused_products_agree_with_the_steps_that_they_replace() {
         Wish { m: 7, n: 200, k: 264, dtype: bf16, norm: Some(true), across: true, ..Wish::default() },
         Wish { m: 18, n: 768, k: 1160, residual: true, norm: Some(false), ..Wish::default() },
         Wish { m: 21, n: 72, k: 24, dtype: bf16, bias: true, siblings: 2, across: true, ..Wish::default() },
-    ];
-    on_each_target(&wishes, 11, |&w, target| case(w, target, &mut numbers));
+    ]
+}
+
+/// Products of all kinds, as the newest device has them.
+pub(crate) fn cases() -> Vec<Case> {
+    let mut numbers = Numbers(1);
+    wishes().into_iter().filter_map(|w| case(w, HOPPER.0, &mut numbers)).collect()
+}
+
+#[test]
+fn fused_products_agree_with_the_steps_that_they_replace() {
+    let mut numbers = Numbers(std::time::UNIX_EPOCH.elapsed().expect("a clock").as_nanos() as u64);
+    on_each_target(&wishes(), 13, |&w, target| case(w, target, &mut numbers));
 }
 
 /// What `make` makes of the wishes agrees: all of them for the newest device, and for each older one those that it has other kernels for. An older one has

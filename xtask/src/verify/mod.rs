@@ -108,7 +108,7 @@ pub(crate) fn run(options: &Options) -> Result<bool, String> {
             .for_each(|row| progress.end(row));
     }
     if sections.contains('B') {
-        for name in ["tsan", "asan"] {
+        for name in ["tsan", "asan", "kernel-sanitizers"] {
             progress.begin(&format!("B: scripts/{name}"));
             scripts::sanitizer(name, options.quick, &out, &logs)
                 .into_iter()
@@ -241,7 +241,15 @@ fn artifacts(root: &Path, out: &Path, started: SystemTime) -> Vec<Artifact> {
         "models/digits/digits.onnx".into(),
         "models/digits/test.npz".into(),
     ];
-    let made = ["mutants.json", "tsan.json", "asan.json", "linear.json", "linear.svg", "peers.json"];
+    let made = [
+        "mutants.json",
+        "tsan.json",
+        "asan.json",
+        "kernel-sanitizers.json",
+        "linear.json",
+        "linear.svg",
+        "peers.json",
+    ];
     let of_root = checked.iter().filter_map(|name| Artifact::of(root, name));
     let is_new =
         |name: &&&str| out.join(name).metadata().and_then(|m| m.modified()).is_ok_and(|time| time >= started);

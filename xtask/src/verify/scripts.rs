@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::report::{Row, Status};
 use crate::process::{self, root};
 
-/// The rows of `scripts/tsan` and `scripts/asan`, which they write as `{"rows": [{"name", "status", "figure", "seconds", "detail"?}]}`.
+/// The rows of a sanitizer's script, which it writes as `{"rows": [{"name", "status", "figure", "seconds", "detail"?}]}`.
 pub(crate) fn sanitizer(name: &str, quick: bool, out: &Path, logs: &Path) -> Vec<Row> {
     let json = out.join(format!("{name}.json"));
     let _ = std::fs::remove_file(&json);
