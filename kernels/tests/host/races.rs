@@ -6,6 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, c_char};
+use std::path::Path;
 
 use streampool_conformance::{Case, Cases};
 use streampool_core::op::{HostTensor, Op};
@@ -81,6 +82,13 @@ impl Reports {
     fn new_one(&mut self) -> bool {
         let bytes = std::fs::metadata(&self.path).map_or(0, |m| m.len());
         std::mem::replace(&mut self.bytes, bytes) < bytes
+    }
+}
+
+impl Drop for Reports {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+        let _ = Path::new(&self.path).parent().map(std::fs::remove_dir);
     }
 }
 
