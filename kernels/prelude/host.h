@@ -198,11 +198,8 @@ static void run_blocks(void (*body)(void **), void **args, u64 grid, int threads
     block.received.assign(cluster, 0);
     the_block = &block;
     bool fibres = barriers || RACES;
-    for (Fibre &f : block.fibres) {
-        if (!fibres) break;
-        f.stack.resize(64 << 10);
-        f.known = fibre_made();
-    }
+    if (fibres)
+        for (Fibre &f : block.fibres) f.stack.resize(64 << 10), f.known = fibre_made();
     for (u64 n = grid / cluster; n-- > 0;) {
         block.number = n * (u64)cluster;
         if (!fibres) {
@@ -242,8 +239,8 @@ static void run_blocks(void (*body)(void **), void **args, u64 grid, int threads
         }
     }
     looks(&block.finished);
-    for (Fibre &f : block.fibres)
-        if (fibres) fibre_gone(f.known);
+    if (fibres)
+        for (Fibre &f : block.fibres) fibre_gone(f.known);
     the_block = nullptr;
 }
 

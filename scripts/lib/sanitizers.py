@@ -198,12 +198,12 @@ class Run:
             begin = max(text.find(self.report) - 200, 0) if reports else -6000
             self.row(name, "failed", why, seconds, text[begin:][:6000])
 
-    def planted(self, name, fault):
+    def planted(self, name, fault, arguments=("-p", "streampool-cpu", "--test", "planted"), filters=()):
         """A row that passes only if the sanitizer reports the fault that was put there: the detector sees."""
         if self.toolchain is None:
             self.row(name, "not run", self.missing)
             return
-        status, text, seconds = self.cargo(["-p", "streampool-cpu", "--test", "planted"], [f"planted::{fault}", "--exact"])
+        status, text, seconds = self.cargo(arguments, [f"planted::{fault}", "--exact", *filters])
         reports = text.count(self.report)
         started = re.search(r"^running 1 test$", text, re.MULTILINE)
         if started and reports > 0 and status != 0:

@@ -102,7 +102,10 @@ fn one_of_each_kind() -> Vec<(Case, Vec<Kernel>)> {
     let mut seen = BTreeSet::new();
     let waits = |k: &Kernel| WAITS.iter().any(|wait| k.source(Dialect::Host).contains(wait));
     let kind = |k: &Kernel| k.what.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
-    let listed = cases.list.into_iter().map(|case| (kernels(&case), case)).map(|(list, case)| (case, list));
+    let listed = cases.list.into_iter().map(|case| {
+        let list = kernels(&case);
+        (case, list)
+    });
     listed.filter(|(_, list)| list.iter().filter(|k| waits(k)).any(|k| seen.insert(kind(k)))).collect()
 }
 
