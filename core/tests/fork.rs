@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use streampool_core::gate;
 use streampool_core::slot::{PoolOptions, SlotPool};
+use streampool_core::turnstile::{Turnstile, Visitor};
 
 /// The fork generation is the process's: one test at a time.
 static PROCESS: Mutex<()> = Mutex::new(());
@@ -159,6 +160,27 @@ fn children_of_a_busy_parent_neither_hang_nor_disturb_it() {
     });
     let drained = pool.close(Duration::ZERO).unwrap();
     assert_eq!(drained.payloads.iter().map(|(_, sections)| sections).sum::<u64>(), entries);
+}
+
+/// Threads that had a turn, and threads that could be woken, are the parent's: in a child nobody waits for them or calls them.
+#[test]
+fn a_child_goes_past_its_parents_turnstile_and_uses_its_own() {
+    let _process = PROCESS.lock();
+    let parents = Turnstile::new(1);
+    let (inside, other) = (Visitor::new(), Visitor::new());
+    parents.take(&inside);
+    parents.entered(&inside);
+
+    gate::forked_in_child();
+
+    parents.take(&other);
+    assert!(!other.has_turn(), "it was waited for or taken away");
+    parents.leave(&inside);
+    parents.take(&other);
+    assert!(!other.has_turn());
+    let own = Turnstile::new(1);
+    own.take(&other);
+    assert!(other.has_turn());
 }
 
 /// Ends the workers, also when the test fails.

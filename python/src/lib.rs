@@ -39,6 +39,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<parameter::PyParameter>()?;
     m.add_class::<model::PyModel>()?;
     m.add_class::<asyncio::PyCancel>()?;
+    lock::register(m)?;
     dtype::register(m)?;
     device::register(m)?;
     stream::register(m)?;

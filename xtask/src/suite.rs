@@ -84,6 +84,7 @@ pub(crate) const SUITES: &[Suite] = &[
     test("loom_memory", CORE, "loom_memory", Mode::Loom, &["core/tests/loom_memory.rs"]),
     test("loom_once", CORE, "loom_once", Mode::Loom, &["core/tests/loom_once.rs"]),
     test("loom_gate", CORE, "loom_gate", Mode::Loom, &["core/tests/loom_gate.rs"]),
+    test("loom_turnstile", CORE, "loom_turnstile", Mode::Loom, &["core/tests/loom_turnstile.rs"]),
     test("shuttle_slot", CORE, "shuttle_slot", Mode::Shuttle, &["core/tests/shuttle_slot.rs"]),
     test("shuttle_system", CORE, "shuttle_system", Mode::Shuttle, &["core/tests/shuttle_system.rs"]),
     Suite { name: "sim", package: SIM, target: Target::Lib, mode: Mode::Plain, sources: &["sim/src"] },

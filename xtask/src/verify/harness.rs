@@ -182,6 +182,19 @@ pub(crate) const HARNESSES: &[Harness] = &[
         ],
     ),
     harness(
+        "turnstile",
+        &[
+            ("loom_turnstile", ALL),
+            (
+                "core",
+                &[
+                    "turnstile::tests::who_keeps_the_turn_inside_loses_it_and_frees_nobody_elses",
+                    "turnstile::tests::many_threads_get_through_and_hardly_ever_meet_at_the_lock",
+                ],
+            ),
+        ],
+    ),
+    harness(
         "full system",
         &[
             ("loom_system", ALL),
