@@ -36,11 +36,19 @@ impl Report {
         self.json.push(json!({"check": name, "passed": result.is_ok(), "text": text}));
     }
 
-    pub(crate) fn rates(&mut self, name: &str, rates: &[f64]) {
-        let text: Vec<String> = rates.iter().map(|r| format!("{r:>9.0}")).collect();
-        let line = format!("{name:44} {}", text.join(" "));
+    /// A row of rates, several a number of threads: medians, and beside them by how much the rounds differ at most.
+    pub(crate) fn rates(&mut self, name: &str, mut rates: Vec<Vec<f64>>) {
+        rates.iter_mut().for_each(|rounds| rounds.sort_by(f64::total_cmp));
+        let medians: Vec<f64> = rates.iter().map(|rounds| rounds[rounds.len() / 2]).collect();
+        let spread = rates
+            .iter()
+            .map(|rounds| (rounds[rounds.len() - 1] - rounds[0]) / rounds[rounds.len() / 2])
+            .fold(0.0, f64::max);
+        let text: Vec<String> = medians.iter().map(|r| format!("{r:>9.0}")).collect();
+        let line = format!("{name:44} {}  +-{:.0} %", text.join(" "), spread * 50.0);
         println!("{line}");
         self.lines.push(line);
-        self.json.push(json!({"rate": name, "threads": THREADS, "calls_per_second": rates}));
+        self.json
+            .push(json!({"rate": name, "threads": THREADS, "calls_per_second": medians, "rounds": rates}));
     }
 }
