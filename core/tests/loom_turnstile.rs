@@ -57,7 +57,7 @@ fn those_who_spin_are_inside_one_at_a_time() {
 
 #[test]
 fn those_who_sleep_are_woken() {
-    visits("two threads, none may spin at first", 5, 2, 0, 2);
+    visits("two threads, none may spin at first", 4, 2, 0, 2);
     visits("three threads, none may spin at first", 3, 3, 0, 1);
 }
 
