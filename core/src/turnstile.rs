@@ -5,8 +5,8 @@
 //! the last one left; so the lock behind it is free when they come to it. A thread keeps its turn for as long as it has that lock.
 //!
 //! It is advice, not a lock: nothing is protected by it. Who is inside for longer than [`STAY`] loses its turn to one that waits, so a holder
-//! may sleep, end, or be lost in a fork. A thread that found the lock free after it took a turn away goes without for a while: its fellows do not
-//! pass turns on, and it would wait for nothing.
+//! may sleep, end, or be lost in a fork. A thread that waited in vain goes without turns for a while, and ever longer: because it found the lock free
+//! after it took a turn away (its fellows do not pass turns on), or because the lock is with others who never come this way.
 //!
 //! Only a few spin; the others sleep, as more that spin make each hand-over slower. A sleeper is woken when nobody spins any more, and gets up by
 //! itself after [`NAP`], so that those who spin cannot keep it out. (Dice: Malthusian Locks, EuroSys 2017.)
@@ -22,13 +22,14 @@ use crate::sync::{Condvar, Deadline, Mutex, process, thread};
 /// How long a turn may stay with one that is inside while others wait for it. Longer than what is worth a turn.
 pub const STAY: Duration = Duration::from_micros(50);
 
-/// How long it may stay with one that waits for the lock itself: who took it away would have to wait there as well.
-pub const ENTERING: Duration = Duration::from_millis(20);
+/// How long others wait while one that has the turn waits for the lock itself. Then the lock is with somebody who did not come this way, and they go and
+/// wait for it as well: so that all of them are there when it is let go of, as they would be without a turnstile.
+pub const SLOW: Duration = Duration::from_millis(1);
 
 /// How long a thread sleeps at most before it spins, whoever else does.
 pub const NAP: Duration = Duration::from_millis(1);
 
-/// How long a thread spins at most while others pass the turn on to each other. Then it goes without.
+/// How long a thread waits at most while others pass the turn on to each other. Then it goes without.
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Who waited for the lock for less did not wait.
@@ -75,6 +76,8 @@ pub struct Visitor {
     has_turn: Cell<bool>,
     /// When it took the turn away from one that had been inside for too long, if it has not been inside since.
     took: Cell<Option<Instant>>,
+    /// The last stay that was waiting for the lock itself for too long.
+    slow: Cell<u64>,
     /// Stays still to do without a turn, and how many it will be the next time.
     without: Cell<u32>,
     longer: Cell<u32>,
@@ -95,6 +98,7 @@ impl Visitor {
             stay: Cell::new(number << 32),
             has_turn: Cell::new(false),
             took: Cell::new(None),
+            slow: Cell::new(FREE),
             without: Cell::new(0),
             longer: Cell::new(0),
         }
@@ -105,12 +109,12 @@ impl Visitor {
         self.has_turn.get()
     }
 
-    /// What became of a turn that was taken away.
+    /// Whether it waited for nothing: then it will not, for longer each time.
     #[cold]
-    fn found(&self, lock_was_free: bool) {
+    fn in_vain(&self, so: bool) {
         let longer = self.longer.get();
-        self.without.set(if lock_was_free { longer } else { 0 });
-        self.longer.set(if lock_was_free { (longer * 2 + 1).min(LONGEST_BREAK) } else { 0 });
+        self.without.set(if so { longer } else { 0 });
+        self.longer.set(if so { (longer * 2 + 1).min(LONGEST_BREAK) } else { 0 });
     }
 }
 
@@ -149,7 +153,7 @@ impl Turnstile {
             let stay = visitor.stay.get();
             visitor.has_turn.set(self.change(stay, stay | INSIDE));
             if let Some(then) = visitor.took.take() {
-                visitor.found(then.elapsed() < AT_ONCE);
+                visitor.in_vain(then.elapsed() < AT_ONCE);
             }
         }
     }
@@ -183,15 +187,18 @@ impl Turnstile {
         self.waiting.spinning.fetch_sub(1, Ordering::Relaxed);
         match end {
             End::Turn => {
-                visitor.longer.set(0);
+                visitor.longer.set(visitor.longer.get() / 2);
                 true
             }
-            End::Late(holder) => {
+            End::Late(holder) if holder & INSIDE != 0 => {
                 let taken = self.change(holder, stay);
-                if taken && holder & INSIDE != 0 {
-                    visitor.took.set(Some(Instant::now()));
-                }
+                visitor.took.set(taken.then(Instant::now));
                 taken
+            }
+            End::Late(holder) => {
+                visitor.in_vain(true);
+                // Who meets the same stay again was inside meanwhile, and the holder was not: it will not come.
+                visitor.slow.replace(holder) == holder && self.change(holder, stay)
             }
             End::Patience => false,
         }
@@ -210,7 +217,7 @@ impl Turnstile {
                 std::hint::spin_loop();
             }
             if holder != before {
-                late = Deadline::after(if holder & INSIDE != 0 { STAY } else { ENTERING });
+                late = Deadline::after(if holder & INSIDE != 0 { STAY } else { SLOW });
             } else if holder != FREE && late.passed() {
                 return End::Late(holder);
             }
@@ -314,17 +321,24 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_the_lock_itself_keeps_its_turn_for_longer() {
-        let turnstile = Turnstile::new(2);
-        let (waits, next) = (Visitor::new(), Visitor::new());
-        turnstile.take(&waits);
-        let start = Instant::now();
-        turnstile.take(&next);
-        assert!(next.has_turn() && start.elapsed() >= ENTERING);
-        // Nothing was found out about passing turns on.
-        assert!(next.took.get().is_none());
-        turnstile.entered(&waits);
-        assert!(!waits.has_turn(), "it was taken away");
+    fn who_waits_for_the_lock_itself_keeps_its_turn_and_others_go_without() {
+        for spinners in [0, 2] {
+            let turnstile = Turnstile::new(spinners);
+            let (waits, next) = (Visitor::new(), Visitor::new());
+            turnstile.take(&waits);
+            let (stay, start) = (who(&turnstile), Instant::now());
+            turnstile.take(&next);
+            assert!(!next.has_turn() && start.elapsed() >= SLOW);
+            assert_eq!(who(&turnstile), stay);
+            // The first time makes no break: it waits again.
+            let start = Instant::now();
+            turnstile.take(&next);
+            assert!(start.elapsed() >= SLOW);
+            // By then the first one will never come.
+            assert!(next.has_turn() && next.took.get().is_none());
+            turnstile.entered(&waits);
+            assert!(!waits.has_turn(), "it was taken away");
+        }
     }
 
     #[test]
@@ -332,7 +346,7 @@ mod tests {
         let (turnstile, visitor) = (Turnstile::new(2), Visitor::new());
         let mut breaks = Vec::new();
         for _ in 0..8 {
-            visitor.found(true);
+            visitor.in_vain(true);
             let mut without = 0;
             loop {
                 turnstile.take(&visitor);
@@ -346,8 +360,8 @@ mod tests {
             turnstile.leave(&visitor);
         }
         assert_eq!(breaks, [0, 1, 3, 7, 15, 31, 63, 63]);
-        visitor.found(false);
-        visitor.found(true);
+        visitor.in_vain(false);
+        visitor.in_vain(true);
         assert_eq!(visitor.without.get(), 0);
     }
 

@@ -44,7 +44,7 @@ fn streampool(
     tf32: bool,
     request: Vec<HostTensor>,
 ) -> Option<Result<Row<'static>>> {
-    wanted(name).then(|| model_row(name, bytes, tf32, request))
+    wanted(name).then(|| model_row(name, bytes, tf32, request).map_err(|e| e.context(name)))
 }
 
 fn model_row(name: &str, bytes: Vec<u8>, tf32: bool, request: Vec<HostTensor>) -> Result<Row<'static>> {
