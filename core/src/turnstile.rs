@@ -396,8 +396,10 @@ mod tests {
                         });
                         turnstile.entered(&visitor);
                         *count += 1;
+                        (0..100).for_each(|_| std::hint::spin_loop());
                         drop(count);
                         turnstile.leave(&visitor);
+                        (0..100).for_each(|_| std::hint::spin_loop());
                     }
                 });
             }

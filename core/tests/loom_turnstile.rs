@@ -20,6 +20,14 @@ impl Place {
         Arc::new(Self { turnstile: Turnstile::new(spinners), inside: AtomicUsize::new(0) })
     }
 
+    /// One stay, however late somebody is.
+    fn pass(&self) {
+        let visitor = Visitor::new();
+        self.turnstile.take(&visitor);
+        self.turnstile.entered(&visitor);
+        self.turnstile.leave(&visitor);
+    }
+
     /// One stay in which nobody is late: alone inside.
     fn visit(&self, visitor: &Visitor) {
         self.turnstile.take(visitor);
@@ -72,18 +80,10 @@ fn who_is_late_frees_nobody_elses_turn_and_all_return() {
         let place = Place::new(1);
         let other = {
             let place = place.clone();
-            thread::spawn(move || {
-                let visitor = Visitor::new();
-                place.turnstile.take(&visitor);
-                place.turnstile.entered(&visitor);
-                place.turnstile.leave(&visitor);
-            })
+            thread::spawn(move || place.pass())
         };
         let time = thread::spawn(clock::expire);
-        let visitor = Visitor::new();
-        place.turnstile.take(&visitor);
-        place.turnstile.entered(&visitor);
-        place.turnstile.leave(&visitor);
+        place.pass();
         other.join().unwrap();
         time.join().unwrap();
         // Nobody is left in it: the next one has the turn at once, and it stays with it.
